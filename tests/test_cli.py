@@ -374,7 +374,7 @@ class TestExport:
 
     def test_options_of_files_that_are_not_written(self, fitted: Path) -> None:
         (checkpoint,) = list((fitted / 'checkpoints').glob('*.ckpt'))[:1]
-        with pytest.raises(SystemExit, match=r'onnx or program must be set with whole'):
+        with pytest.raises(SystemExit, match=r'whole and size require onnx or program'):
             main(['export', str(checkpoint), '--whole'])
 
     def test_writes_next_to_the_checkpoint(self, tmp_path: Path) -> None:

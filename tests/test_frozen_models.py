@@ -61,7 +61,7 @@ def datamodule(root: Path, **options: Any) -> PairedEmbeddingsDataModule:
     return PairedEmbeddingsDataModule(str(root), ENTRIES, **options)
 
 
-def test_batches_are_standardised_by_the_training_samples(root: Path) -> None:
+def test_training_samples_standardize_the_batches(root: Path) -> None:
     data = datamodule(root, test_fraction=0.2)
     data.setup('fit')
     groups = [
@@ -107,7 +107,7 @@ def test_every_objective_trains_heads(
 def run(
     root: Path, torchgeo: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Fit heads by the command, and return the folder."""
+    """Fit heads on the command line and return the output folder."""
     folder = tmp_path_factory.mktemp('run')
     conf = {
         'seed_everything': 0,
@@ -148,7 +148,9 @@ def run(
     return folder
 
 
-def test_heads_separate_what_two_models_share(run: Path, tmp_path: Path) -> None:
+def test_heads_separate_shared_from_unique_information(
+    run: Path, tmp_path: Path
+) -> None:
     config = str(run / 'config.yaml')
     out = tmp_path / 'probes.csv'
     main(['probe', config, '--score=val', f'--out={out}', '--device=cpu'])
@@ -189,11 +191,15 @@ def test_parts_are_written_with_keys_and_labels(
         'common': 3,
     }
     wrong = {'other': {'path': str(out)}}
-    with pytest.raises(ValueError, match=r"part must be one of \['croma', 'dofa'\]"):
+    with pytest.raises(
+        ValueError, match=r"part must be one of the modalities \['croma', 'dofa'\]"
+    ):
         PairedEmbeddingsDataModule('', wrong).setup('fit')
 
 
-def test_report_doctor_and_plan(run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_report_doctor_and_plan_accept_embeddings(
+    run: Path, tmp_path: Path, capsys: Any
+) -> None:
     config = str(run / 'config.yaml')
     out = tmp_path / 'report'
     (checkpoint,) = (run / 'checkpoints').glob('*.ckpt')
@@ -205,14 +211,14 @@ def test_report_doctor_and_plan(run: Path, tmp_path: Path, capsys: Any) -> None:
         assert 'Not computed' not in result['text'], result['text']
     for name in names[2:]:
         result = json.loads((out / name / 'result.json').read_text())
-        assert 'needs images, got embeddings' in result['text']
+        assert 'requires images, but' in result['text']
     main(['plan', config])
     assert 'steps per epoch: 4' in capsys.readouterr().out
     main(['doctor', config, f'--out={tmp_path / "doctor.html"}'])
     assert 'no findings' in capsys.readouterr().out.lower()
 
 
-def test_statistics_are_those_of_the_checkpoint(run: Path, root: Path) -> None:
+def test_statistics_come_from_the_checkpoint(run: Path, root: Path) -> None:
     checkpoint = torch.load(next(run.rglob('*.ckpt')), weights_only=True)
     stored = checkpoint['PairedEmbeddingsDataModule']
     data = datamodule(root, seed=3)
@@ -253,19 +259,19 @@ def test_classifier_runs_on_embeddings_of_two_models(
     assert max(v for k, v in result.items() if 'Accuracy' in k) > 0.9
 
 
-def test_task_names_the_right_width(root: Path) -> None:
+def test_error_states_the_width_of_the_data(root: Path) -> None:
     task = DeCUR({'croma': 8, 'dofa': 7}, 'identity', projector=[4])
     with pytest.raises(ValueError, match='dofa: expected 7 channels, found 6; correct'):
         trainer().fit(task, datamodule(root))
 
 
-def test_export_has_nothing_to_write(root: Path, tmp_path: Path) -> None:
+def test_export_rejects_encoders_without_parameters(root: Path, tmp_path: Path) -> None:
     fit = trainer(callbacks=[ExportEncoders(tmp_path)])
-    with pytest.raises(ValueError, match='needs encoders with parameters'):
+    with pytest.raises(ValueError, match='requires encoders with parameters'):
         fit.fit(DeCUR(WIDTHS, 'identity', projector=[4]), datamodule(root))
 
 
-def test_configs_of_the_experiments(
+def test_experiment_configs_run(
     torchgeo: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(__file__).parents[1] / 'experiments' / 'frozen'
@@ -293,6 +299,8 @@ def test_configs_of_the_experiments(
         ({'dropout': 1.0}, r'dropout must be in \[0, 1\)'),
     ],
 )
-def test_augmentation_refuses(options: dict[str, float], message: str) -> None:
+def test_augmentation_rejects_invalid_options(
+    options: dict[str, float], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         EmbeddingAugmentation(**options)

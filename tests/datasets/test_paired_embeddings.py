@@ -1,4 +1,4 @@
-"""Pair files of embeddings by name, date and place."""
+"""Pair embedding files by name, date and place."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ NAMES = ['a', 'b', 'c', 'd']
 
 
 def vectors(width: int, offset: float = 0.0, rows: int = 4) -> np.ndarray:
-    """Return embeddings whose first number is the number of the row."""
+    """Return embeddings whose first value is the row number plus an offset."""
     x = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
     x[:, 0] = np.arange(rows) + offset
     return x
@@ -33,7 +33,7 @@ def write(path: Path, x: np.ndarray, **columns: Any) -> None:
 
 
 def firsts(dataset: PairedEmbeddings, modality: str) -> list[float]:
-    """Return the first number of the embedding of each sample."""
+    """Return the first value of each embedding."""
     return [
         float(dataset[i][f'image_{modality}'].flatten()[0]) for i in range(len(dataset))
     ]
@@ -78,7 +78,7 @@ def test_rows_are_paired_by_name(root: Path) -> None:
     assert len(dataset.plot(sample).axes) == 2
 
 
-def test_samples_without_a_modality(root: Path) -> None:
+def test_samples_may_lack_a_modality(root: Path) -> None:
     x = vectors(6)
     x[1] = np.nan
     write(root / 'a.parquet', x[:3], sample=NAMES[:3], label=[1, 2, 3])
@@ -110,12 +110,12 @@ def test_rows_of_one_key_are_views(tmp_path: Path) -> None:
     write(tmp_path / 'b.parquet', vectors(2, rows=2), sample=['p', 'q'])
     entries = {m: {'path': f'{m}.parquet'} for m in 'ab'}
     with pytest.raises(
-        ValueError, match="a: expected one row for each key, found 3 for 'p'"
+        ValueError, match="a: expected one row for each key, found 3 rows for 'p'"
     ):
         PairedEmbeddings(tmp_path, entries)
     dataset = PairedEmbeddings(tmp_path, entries, views=True, group='tile')
     assert dataset[0]['image_a'][:, 0].flatten().tolist() == [0, 2, 4]
-    # The second sample has two rows, and repeats the first.
+    # The second sample has two rows and repeats the first.
     assert dataset[1]['image_a'][:, 0].flatten().tolist() == [1, 3, 1]
     assert dataset[0]['image_b'].shape == (2, 1, 1)
     assert dataset.groups == ['1', '2']
@@ -125,7 +125,7 @@ def test_rows_of_one_key_are_views(tmp_path: Path) -> None:
 def test_rows_are_paired_by_place_and_date(tmp_path: Path) -> None:
     lon, lat = np.array([10.0, 10.01, 10.02]), np.array([50.0, 50.0, 50.0])
     days = pd.to_datetime(['2020-05-01', '2020-05-01', '2020-06-01'], utc=True)
-    # Windows as from `embed` or Clay; and centres as in Major TOM, less than 1 m away.
+    # Windows as from `embed` or Clay, and centers as in Major TOM, less than 1 m away.
     boxes = shapely.box(lon - 0.001, lat - 0.001, lon + 0.001, lat + 0.001)
     files = tmp_path / 'clay.parquet', tmp_path / 'tom.parquet'
     write(files[0], vectors(4, rows=3), geometry=boxes, date=days)
@@ -152,7 +152,7 @@ def test_rows_are_paired_by_place_and_date(tmp_path: Path) -> None:
     assert places.geometry.geom_equals(gpd.GeoSeries(boxes[1:], crs=places.crs)).all()
     assert places['date'].tolist() == days[1:].tolist()
     with pytest.raises(
-        ValueError, match=r'found none among .*correct key or tolerance'
+        ValueError, match=r'found none .*correct the option key or tolerance'
     ):
         PairedEmbeddings(tmp_path, entries, 'place', tolerance=0.01)
     # Another day is another sample.
@@ -163,7 +163,7 @@ def test_rows_are_paired_by_place_and_date(tmp_path: Path) -> None:
     assert firsts(two, 'clay') == [0, 1]
 
 
-def test_reads_several_files_and_columns_of_numbers(tmp_path: Path) -> None:
+def test_reads_several_files_and_numeric_columns(tmp_path: Path) -> None:
     x = vectors(3)
     for i, rows in enumerate((slice(0, 2), slice(2, 4))):
         columns = {f'A{j:02}': x[rows, j] for j in range(3)}
@@ -184,16 +184,16 @@ def test_reads_several_files_and_columns_of_numbers(tmp_path: Path) -> None:
     ('change', 'message'),
     [
         ({'path': 'c.parquet'}, r'embedding file .*c\.parquet does not exist'),
-        ({'path': '*.csv'}, r'a: .*\*\.csv must match a file, found none'),
+        ({'path': '*.csv'}, r'a: no file matches .*\*\.csv'),
         ({'column': 'z'}, r"expected column 'z', found columns .*sample"),
         ({'column': 'label'}, 'expected a column of lists of numbers, found'),
         (
             {'key': 'id'},
             r"a: .*a\.parquet: expected id for the key 'id', found columns",
         ),
-        ({'key': ['sample', 'label']}, "same number of parts .*'a': 2, 'b': 1"),
+        ({'key': ['sample', 'label']}, "same number of columns .*'a': 2, 'b': 1"),
         ({'key': 'place'}, 'expected geometry or centre_lon and centre_lat'),
-        ({'part': 's1'}, r"a: part must be one of \[\] of .*got 's1'"),
+        ({'part': 's1'}, r"a: part must be one of the modalities \[\] in .*got 's1'"),
         ({'bands': 3}, r"a: keys must be among .*got \['bands'\]"),
     ],
 )
@@ -210,6 +210,6 @@ def test_nan_within_a_row_is_an_error(root: Path) -> None:
     x[2, 3] = np.inf
     write(root / 'a.parquet', x, sample=NAMES)
     with pytest.raises(
-        ValueError, match=r"a: expected finite .* in 1 rows, first for key 'c'"
+        ValueError, match=r"a: expected finite .* in 1 of 4 rows, such as 'c'"
     ):
         PairedEmbeddings(root, ENTRIES)

@@ -1,4 +1,4 @@
-"""Embed samples with frozen models, from Python and by the command."""
+"""Embed samples with frozen models in Python and on the command line."""
 
 import json
 from pathlib import Path
@@ -56,19 +56,19 @@ def test_command_writes_a_file_that_the_datamodule_reads(
         'radar': 96,
         'rgb': 64,
     }
-    # Labels and order are those of the prediction split.
+    # The file has the labels and the order of the prediction split.
     scenes = SyntheticFactorsDataModule(**DATA)
     scenes.setup('predict')
     labels = pq.read_table(out)['label_s1_0'].to_pylist()
     assert labels == [int(scenes.predict_dataset[i]['label_s1_0']) for i in range(10)]
     for option in ('--dense', '--modalities=[s1]', '--ckpt_path=x.ckpt'):
         with pytest.raises(
-            SystemExit, match='must be absent for a config with encoders'
+            SystemExit, match='must not be set for a config with encoders'
         ):
             main(['embed', str(config), option])
 
 
-def test_features_are_those_of_the_model(tmp_path: Path) -> None:
+def test_features_match_the_model(tmp_path: Path) -> None:
     data = SyntheticFactorsDataModule(**DATA)
     before = data.aug
     model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
@@ -77,7 +77,7 @@ def test_features_are_those_of_the_model(tmp_path: Path) -> None:
     images = torch.stack([data.predict_dataset[i]['image_s1'] for i in range(10)])
     found = np.stack(pq.read_table(out)['embedding'].to_pylist())
     np.testing.assert_allclose(found, images.mean((2, 3)), rtol=1e-5)
-    # The images of the next user are scaled again.
+    # The datamodule scales images again afterward.
     assert data.aug is before
 
 
@@ -103,7 +103,7 @@ def test_views_are_dates_and_then_flips(tmp_path: Path) -> None:
     paired.setup('predict')
     assert paired.predict_dataset[3]['image_corner'].shape == (6, 13, 1, 1)
     with pytest.raises(
-        ValueError, match='views must be from 1 to 8, four flips of 2 dates'
+        ValueError, match='views must be from 1 to 8, the number of dates times 4'
     ):
         embed_with({'corner': encoder}, data, tmp_path / 'y.parquet', views=9)
 
@@ -113,7 +113,7 @@ class _Corner(torch.nn.Module):
         return x[:, :, 0, 0]
 
 
-def test_absent_images_give_absent_rows(tmp_path: Path) -> None:
+def test_embeddings_of_absent_images_are_absent(tmp_path: Path) -> None:
     data = SyntheticFactorsDataModule(**DATA, paired=0.3)
 
     def setup(stage: str) -> None:
@@ -142,11 +142,11 @@ def test_absent_images_give_absent_rows(tmp_path: Path) -> None:
             {'a': {'model': 'test_resnet'}},
             'a: the entry must be a dictionary with model and inputs',
         ),
-        ({'a': {**ENCODERS['radar'], 'size': 3}}, 'a: expected a dictionary'),
+        ({'a': {**ENCODERS['radar'], 'size': 3}}, 'a: the entry must be a dictionary'),
         ({'a': {**ENCODERS['radar'], 'pool': 'max'}}, "a: pool must be 'mean'"),
     ],
 )
-def test_encoders_are_checked(
+def test_rejects_invalid_encoders(
     encoders: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):

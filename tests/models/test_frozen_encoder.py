@@ -24,7 +24,7 @@ RGB = ['B4', 'B3', 'B2']
 
 @pytest.fixture
 def images() -> dict[str, Tensor]:
-    """Return images in their units."""
+    """Return images in the unit of each modality."""
     torch.manual_seed(0)
     return {
         's1': -15 + 4 * torch.randn(2, 2, 32, 32),
@@ -54,7 +54,7 @@ CROMA_INPUTS = [
 ]
 
 
-def test_croma_takes_two_images_and_gives_several_vectors(
+def test_croma_takes_two_images_and_returns_several_vectors(
     images: dict[str, Tensor],
 ) -> None:
     model = CROMA(**CROMA_ARGS)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_dofa_takes_wavelengths_and_any_bands(images: dict[str, Tensor]) -> None
     x = images['s2'][:, [3, 2, 1]] - torch.tensor([1000.0, 1100, 1200])[:, None, None]
     with torch.no_grad():
         torch.testing.assert_close(found, model(x / 800, **waves))
-    message = r'DOFA fails for s2 \[12, 32, 32\] with bands .*correct bands'
+    message = r'DOFA fails for s2 \[12, 32, 32\] with bands .*correct the options'
     with pytest.raises(ValueError, match=message):
         encode(images, model, [{**entry, 'bands': TWELVE, 'scale': 'raw'}], waves)
 
@@ -110,7 +110,7 @@ def test_runs_torchscript(
 ) -> None:
     file = tmp_path / 'model.pt'
     with warnings.catch_warnings():
-        # torch deprecates writing TorchScript, of which users have files.
+        # torch deprecates TorchScript, but users have TorchScript files.
         warnings.simplefilter('ignore', FutureWarning)
         warnings.simplefilter('ignore', DeprecationWarning)
         traced = torch.jit.trace(layers, images['s1'])  # type: ignore[no-untyped-call]
@@ -160,26 +160,28 @@ def test_runs_onnx(images: dict[str, Tensor], tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), file)
     found = encode(images, str(file), [{'image': 's1', 'scale': 'unit'}])
     torch.testing.assert_close(found, _unit(images['s1'], 's1').mean((2, 3)))
-    with pytest.raises(ValueError, match=r'mean\.onnx fails for s2 .*correct bands'):
+    with pytest.raises(
+        ValueError, match=r'mean\.onnx fails for s2 .*correct the options'
+    ):
         encode(images, str(file), [{'image': 's2', 'bands': RGB, 'scale': 'unit'}])
     file.write_bytes(b'text')
-    with pytest.raises(ValueError, match=r'mean\.onnx: expected a file of ONNX'):
+    with pytest.raises(ValueError, match=r'mean\.onnx: expected an ONNX file'):
         encode(images, str(file), [{'image': 's1', 'scale': 'unit'}])
 
 
-def test_timm_name(images: dict[str, Tensor]) -> None:
+def test_builds_a_timm_model_by_name(images: dict[str, Tensor]) -> None:
     entry = {'image': 's2', 'bands': RGB, 'scale': 'unit'}
     assert encode(images, 'test_resnet', [entry]).shape == (2, 96)
     tokens = {'method': 'forward_features', 'pool': 'first'}
     assert encode(images, 'test_vit', [entry], **tokens).shape == (2, 64)
     maps = {'method': 'forward_features'}
     with pytest.raises(
-        ValueError, match='expected a vector for each of 1 images, found'
+        ValueError, match=r'expected one vector per image, shape \(1, D\), found'
     ):
         encode(images, 'test_vit', [entry], **maps)
 
 
-def test_own_encoder_knows_its_bands_and_scale(
+def test_exported_encoder_checks_bands_and_sets_scale(
     images: dict[str, Tensor], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -196,15 +198,17 @@ def test_own_encoder_knows_its_bands_and_scale(
         )['s2']
     torch.testing.assert_close(found, expected)
     with pytest.raises(
-        ValueError, match=r'expected 12 bands .*, as in its training, found 3'
+        ValueError, match=r'expected the 12 training bands .*, found 3 bands'
     ):
         encode(images, str(file), [{**entry, 'bands': RGB}])
     other = {'s2': Modality.of({**vars(RECORDS['s2']), 'unit': 'reflectance'})}
-    with pytest.raises(ValueError, match='expected images in DN, as in its training'):
+    with pytest.raises(
+        ValueError, match='expected images in DN, the unit of its training'
+    ):
         FrozenEncoder(str(file), [entry]).prepare(other)
 
 
-def test_missing_pixels_become_the_middle_of_the_scale() -> None:
+def test_missing_pixels_become_the_mean_or_the_middle_of_the_scale() -> None:
     record = Modality(
         ('a', 'b'), 'multispectral', 'DN', (4.0, 8.0), (2.0, 2.0), nodata=-1
     )
@@ -235,19 +239,16 @@ def test_missing_pixels_become_the_middle_of_the_scale() -> None:
         ),
         ({'image': 's2'}, "scale must be 'unit' for .*got None; see the documentation"),
         ({'image': 's2', 'scale': {'mean': 0}}, "scale must be 'unit' for"),
-        (
-            {'image': 's1', 'scale': 'raw', 'bands': ['HH']},
-            r'found only .*without .*HH',
-        ),
+        ({'image': 's1', 'scale': 'raw', 'bands': ['HH']}, r'found .*which lack .*HH'),
         ({'image': 's1', 'scale': {'mean': [0, 1, 2], 'std': 1}}, 'got 3'),
         ({'image': 's1', 'scale': {'mean': 0, 'std': 0}}, 'std must be positive'),
         ({'image': 's1', 'scale': {'low': 1, 'high': 0}}, 'high must be above low'),
-        ({'image': 's1', 'scale': 'weights'}, "scale 'weights' needs weights"),
+        ({'image': 's1', 'scale': 'weights'}, "scale 'weights' requires weights"),
         ({'image': 's1', 'scale': 'raw', 'size': 0}, 'size must be positive'),
         ({'scale': 'raw'}, 'inputs must be dictionaries with image and scale'),
     ],
 )
-def test_input_is_checked(entry: dict[str, Any], message: str) -> None:
+def test_rejects_an_invalid_input(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FrozenEncoder('test_resnet', [entry]).prepare(RECORDS)
 
@@ -258,18 +259,24 @@ def test_input_is_checked(entry: dict[str, Any], message: str) -> None:
         (
             'resnet5000',
             {},
-            'model must be the name of a timm model, a file, the name of',
+            'model must be the name of a timm model or of weights, a file',
         ),
         ('torchgeo.models.crooma', {}, r'path of a class .*crooma'),
         (
             'torchgeo.models.CROMA',
             {'width': 3},
-            r'init_args must be among .*encoder_dim',
+            r'init_args must be valid values of .*encoder_dim',
         ),
-        ('test_resnet', {'depth': 3}, 'init_args must only have weights'),
+        (
+            'test_resnet',
+            {'depth': 3},
+            'init_args of a timm model must have no other key',
+        ),
     ],
 )
-def test_model_is_checked(model: str, init_args: dict[str, Any], message: str) -> None:
+def test_rejects_an_invalid_model(
+    model: str, init_args: dict[str, Any], message: str
+) -> None:
     entry = {'image': 's1', 'scale': 'raw'}
     with pytest.raises(ValueError, match=message):
         FrozenEncoder(model, [entry], init_args=init_args).prepare(RECORDS)

@@ -89,14 +89,16 @@ def test_other_features_leave_no_file(
 ) -> None:
     (tmp_path / 'old.onnx').write_text('old')
     forged(change, monkeypatch)
-    with pytest.raises(ValueError, match=r'features for .* at most 0\.0001 of the l'):
+    with pytest.raises(
+        ValueError, match=r'between features and torch of at most 0\.0001'
+    ):
         save_onnx(tiny(), tmp_path / 'old', 'tiny', {}, size=8)
     assert names(tmp_path) == ['old.onnx']
     assert (tmp_path / 'old.onnx').read_text() == 'old'
 
 
 class Undecided(nn.Module):
-    """Model that branches by values, which a graph cannot."""
+    """Model with a branch that depends on values, which cannot be exported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +202,7 @@ def drawn(number: int, *shape: int) -> dict[str, torch.Tensor]:
     return {m: torch.rand(number, c, *shape) for m, c in MODALITIES.items()}
 
 
-def test_segmenter_has_any_size_and_every_subset_of_modalities(
+def test_segmenter_accepts_any_size_and_every_subset_of_modalities(
     segmenter: LateFusionSegmenter, files: list[Path]
 ) -> None:
     onnx_file, program_file = files
@@ -272,7 +274,7 @@ def test_rejects_a_model_of_one_size(tmp_path: Path) -> None:
 
 
 class Rounded(nn.Module):
-    """Model whose trace is valid for some sizes only."""
+    """Model whose trace is valid only for some sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -285,7 +287,7 @@ class Rounded(nn.Module):
 
 @needs_onnx
 @pytest.mark.parametrize('save', [save_onnx, save_program])
-def test_rejects_a_trace_that_other_sizes_do_not_share(
+def test_rejects_a_trace_that_is_invalid_for_other_sizes(
     save: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r'no file was written; set size \(--size\)'):

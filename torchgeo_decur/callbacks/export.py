@@ -58,8 +58,8 @@ class ExportEncoders(Callback):
         encoders = cast(MultimodalPretraining, pl_module).encoders.encoders
         if empty := [m for m, e in encoders.items() if not e.state_dict()]:
             raise ValueError(
-                f'ExportEncoders needs encoders with parameters, but those of {empty} have '
-                'none; remove the callback, and write the heads with torchgeo-decur embed'
+                'ExportEncoders requires encoders with parameters, found none in the '
+                f'encoders of {empty}; remove the callback'
             )
         folder = self._folder(trainer)
         if trainer.is_global_zero and not getattr(trainer, 'fast_dev_run', False):
@@ -108,9 +108,10 @@ def export_checkpoint(
 
     The metadata contain bands and scaling if the datamodule of the fit has them.
 
-    ``onnx`` and ``program`` write the whole model of a transfer task, ``model.onnx`` and
-    ``model.pt2``, with its predictions. For a pretraining, they write each encoder,
-    ``<modality>.onnx``, or with ``whole`` all encoders in one file, ``encoders.onnx``.
+    For a transfer task, ``onnx`` and ``program`` also write the whole model with its
+    predictions to ``model.onnx`` and ``model.pt2``. For a pretraining task, they write
+    each encoder to its own file, such as ``<modality>.onnx``, or, with ``whole``, all
+    encoders to one file, such as ``encoders.onnx``.
 
     Args:
         file: path of the checkpoint of a task with one encoder per modality.
@@ -118,15 +119,16 @@ def export_checkpoint(
         onnx: whether to write ONNX with :func:`~torchgeo_decur.models.save_onnx`.
         program: whether to write a program of ``torch.export`` with
             :func:`~torchgeo_decur.models.save_program`.
-        whole: whether to write all encoders of a pretraining in one file.
-        size: height and width of the images of these files. By default a whole model
-            accepts any size, and a single encoder the ``size`` of the task.
+        whole: whether to write all encoders of a pretraining task to one file.
+        size: height and width in pixels of the images that these files accept. By default,
+            a whole model accepts any size, and a single encoder the ``size`` of the task.
 
     Returns:
         Paths of all written files.
 
     Raises:
-        ImportError: if ``onnx`` is set but the required packages are not installed.
+        ImportError: if ``onnx`` or ``program`` is set and a required package is missing or
+            too old.
         ValueError: if the file is a different kind of checkpoint, the folder is not
             writable, or a model cannot be exported.
     """
@@ -143,8 +145,7 @@ def export_checkpoint(
         )
     if not suffixes and (whole or size):
         raise ValueError(
-            'onnx or program must be set with whole and size, got neither; add --onnx or '
-            '--program'
+            'whole and size require onnx or program, got neither; add --onnx or --program'
         )
     one = _whole_model(file, whole) if suffixes else None
     files = []
@@ -178,7 +179,7 @@ def export_checkpoint(
 def _whole_model(
     file: str | Path, whole: bool
 ) -> tuple[WholeModel, str, dict[str, Any]] | None:
-    """Return the model for one file, the name of the file, and metadata of the model."""
+    """Return the model for one file, the name of the file and the model's metadata."""
     task = load_transfer(file)
     if task is not None:
         options = task.hparams
@@ -191,7 +192,7 @@ def _whole_model(
 
 
 def _about_all(known: Mapping[str, EncoderMetadata]) -> dict[str, Any]:
-    """Return the metadata of several encoders, with the training only once."""
+    """Return the metadata of several encoders, with one copy of the training metadata."""
     values = {m: {'model': r.model, **r.to_dict()} for m, r in known.items()}
     training = next(iter(values.values()))
     return {

@@ -94,10 +94,10 @@ def export(
     Args:
         checkpoint: checkpoint of a task with one encoder per modality.
         out: output folder, by default ``encoders`` next to the checkpoint.
-        onnx: whether to export to ONNX a transfer model, or each pretrained encoder.
+        onnx: whether to export a transfer model, or each pretrained encoder, to ONNX.
         program: whether to export these models as torch.export programs (.pt2).
-        whole: whether to write all pretrained encoders in one ONNX file or program.
-        size: height and width of the images of ONNX files and programs; by default any
+        whole: whether to write all pretrained encoders to one ONNX file or program.
+        size: height and width of the images for ONNX files and programs; by default any
             size for whole models, and the size of the task for single encoders.
         hub: folder for a copy in Hugging Face Hub format, with all encoders and a model
             card.
@@ -131,8 +131,8 @@ def embed(
     Run an interrupted command again to resume.
 
     Args:
-        run: config with model and data, such as the config.yaml of a fit, or with data
-            and the encoders of frozen models.
+        run: config with model and data, such as the config.yaml of a fit, or with
+            encoders and data for frozen models.
         out: output file, by default embeddings.parquet, or embeddings.tif with
             ``--dense``.
         ckpt_path: model checkpoint, by default the last one next to the config.
@@ -149,7 +149,7 @@ def embed(
             the window size, up to 0.5.
         batch_size: samples or windows per batch, by default the batch size of the data.
         device: auto, cpu, gpu or mps.
-        views: rows for each sample: its dates, and then flipped images.
+        views: views per sample, each in its own row: first its dates, then flipped images.
     """
     out = out or Path('embeddings.tif' if dense else 'embeddings.parquet')
     if dense and date is not None:
@@ -162,7 +162,7 @@ def embed(
         if frozen is not None:
             if dense or ckpt_path or modalities:
                 raise ValueError(
-                    'dense, ckpt_path and modalities must be absent for a config with '
+                    'dense, ckpt_path and modalities must not be set for a config with '
                     'encoders; choose the encoders in the config'
                 )
             encoders, datamodule, about = frozen

@@ -1,4 +1,4 @@
-"""Datamodule of the embeddings of frozen models."""
+"""Datamodule of embeddings from frozen models."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,32 +13,33 @@ from .splits import check_fractions, split_groups
 
 
 class PairedEmbeddingsDataModule(MultimodalDataModule):
-    """Embeddings of :class:`~torchgeo_decur.datasets.PairedEmbeddings`, in [0, 1].
+    """Datamodule that scales :class:`~torchgeo_decur.datasets.PairedEmbeddings` to [0, 1].
 
-    Mean and standard deviation of each number come from the training samples, and are
-    stored in checkpoints. Values are clipped at 4 standard deviations. Use the model
-    ``identity`` in the task, so that only its projectors learn.
+    The mean and standard deviation of each dimension are computed from the training samples
+    and stored in checkpoints. Values are clipped at 4 standard deviations from the mean. In
+    the task, use the model ``identity`` so that only the projectors are trained.
 
     Args:
         root: folder that the paths are relative to.
         embeddings: entry of each modality, by name, see
             :class:`~torchgeo_decur.datasets.PairedEmbeddings`.
         key: columns that identify a sample.
-        tolerance: largest distance in meters of the places of a sample.
-        views: whether several rows of one key are views of a sample.
-        skip_incomplete: False to raise an error for a sample without a modality, True to
-            leave it out, or 'keep' to use its other modalities.
-        labels: columns of labels; by default ``label`` and ``label_*``.
-        group: column of groups of samples that a split keeps together, such as tiles.
-        val_fraction: fraction of the groups for validation. With 0 there is no validation
-            (``limit_val_batches: 0``).
-        test_fraction: fraction of the groups for testing. With 0, the test uses the
-            validation samples.
+        tolerance: maximum distance in meters between the places of a sample.
+        views: whether the rows of one key are views of one sample.
+        skip_incomplete: False to raise an error if a sample lacks a modality, True to skip
+            the sample, or 'keep' to use its other modalities.
+        labels: label columns; by default ``label`` and ``label_*`` if all samples have a
+            value.
+        group: column that assigns samples to groups, such as tiles. A split keeps each
+            group together. By default, each sample is a group.
+        val_fraction: fraction of the groups for validation. With 0, there is no validation
+            and the trainer needs ``limit_val_batches: 0``.
+        test_fraction: fraction of the groups for testing. With 0, the validation samples
+            are also used for testing.
         options: options of :class:`~torchgeo_decur.datamodules.MultimodalDataModule`.
 
     Raises:
-        ValueError: if an option or entry is not valid; from :meth:`setup`, if files do not
-            belong together.
+        ValueError: if an option or entry is not valid.
 
     Attributes:
         statistics: ``mean`` and ``std`` of the training samples, by modality.
@@ -82,7 +83,8 @@ class PairedEmbeddingsDataModule(MultimodalDataModule):
         """Read the files once, split the samples, and compute statistics.
 
         Raises:
-            ValueError: if the files do not belong together, or there are too few samples.
+            FileNotFoundError: if a file does not exist.
+            ValueError: if the files cannot be paired, or there are too few samples.
         """
         if self._all is None:
             self._all = PairedEmbeddings(**self.kwargs)
@@ -117,7 +119,7 @@ class PairedEmbeddingsDataModule(MultimodalDataModule):
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the classes of ``label``, if it is text."""
+        """Names of the classes of ``label``, empty unless the labels are text."""
         return self._all.classes if self._all is not None else ()
 
     def _split(self, dataset: PairedEmbeddings) -> tuple[list[int], ...]:
@@ -132,7 +134,7 @@ class PairedEmbeddingsDataModule(MultimodalDataModule):
         return [rest[i] for i in train], [rest[i] for i in val], test
 
     def _scale(self, dataset: PairedEmbeddings) -> None:
-        """Set the records, with the statistics of the training samples."""
+        """Set the modalities with the statistics of the training samples."""
         self.set_modalities(
             {
                 m: Modality.of({**vars(record), **self.statistics[m]})
@@ -142,9 +144,9 @@ class PairedEmbeddingsDataModule(MultimodalDataModule):
 
 
 def _statistics(x: Tensor) -> dict[str, list[float]]:
-    """Return mean and standard deviation, which is 1 for constant numbers."""
+    """Return means and standard deviations, with the deviation 1 for constants."""
     std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-    # Rounding makes the deviation of a constant positive.
+    # Rounding can make the deviation of a constant positive.
     constant = std <= 1e-6 * mean.abs().clamp(min=1e-30)
     std = torch.where(constant, torch.ones_like(std), std)
     return {'mean': mean.tolist(), 'std': std.tolist()}

@@ -1,4 +1,4 @@
-"""Use a model from elsewhere as a frozen encoder of images."""
+"""Use a model of any library as a frozen encoder of images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,18 +24,21 @@ _SCALES = (
 
 @dataclass(frozen=True)
 class ImageInput:
-    """Images of one modality as an input of a model.
+    """Input of a model: the images of one modality, and how to prepare them.
 
     Args:
         image: name of the modality in the data.
         scale: scale that the model expects: 'unit' for [0, 1] as in this package, 'raw'
-            for the unit of the data, 'weights' for the scale of their training,
-            ``{mean: ..., std: ...}`` to standardize, or ``{low: ..., high: ...}`` to clip
-            and map to [0, 1]. Numbers are in the unit of the data, one or one per band.
-        bands: names of the bands that the model expects, in order; by default all bands
-            of the data.
-        size: height and width to which images are resized; by default unchanged.
-        argument: name of the argument of the model; by default its position.
+            for the unit of the data, 'weights' for the scale on which the weights were
+            trained, ``{mean: ..., std: ...}`` to standardize, or
+            ``{low: ..., high: ...}`` to clip and map to [0, 1]. Each value is one number,
+            or one number per band, in the unit of the data.
+        bands: names of the bands that the model expects, in its order; by default all
+            bands of the data.
+        size: height and width in pixels to which images are resized; by default they keep
+            their size.
+        argument: name of the model argument that takes the images. By default, inputs are
+            passed by position.
 
     Raises:
         ValueError: if ``scale`` is not valid, or ``size`` is not positive.
@@ -59,17 +62,20 @@ class ImageInput:
         if not known:
             raise ValueError(
                 f'{self.image}: scale must be {_SCALES}, got {scale!r}; see the '
-                'documentation of the model'
+                'documentation of the model for its scale'
             )
         if self.size is not None and self.size < 1:
             raise ValueError(f'{self.image}: size must be positive, got {self.size}')
 
     @classmethod
     def of(cls, value: 'ImageInput | Mapping[str, Any]') -> Self:
-        """Create an input from a dictionary of its fields, as in YAML.
+        """Create an input from a dictionary of its arguments, as in YAML.
+
+        Args:
+            value: the input, or its arguments.
 
         Raises:
-            ValueError: if a field is unknown, or ``image`` or ``scale`` is absent.
+            ValueError: if an argument is unknown, or ``image`` or ``scale`` is missing.
         """
         if isinstance(value, cls):
             return value
@@ -78,31 +84,30 @@ class ImageInput:
         unknown = sorted(set(given) - set(names))
         if unknown or 'image' not in given:
             raise ValueError(
-                f'inputs must be dictionaries with image and scale (and {names[2:]}), got '
-                f'{value!r}'
+                'inputs must be dictionaries with image and scale, and optionally '
+                f'{names[2:]}, got {value!r}'
             )
         return cls(**{'scale': None, **given})
 
 
 class FrozenEncoder(nn.Module):
-    """Use any model that gives a vector as a frozen encoder of images.
+    """Frozen encoder of images from any model that returns one vector per image.
 
-    The input is in the unit of the data, because models differ in the scale they expect.
-    Missing pixels become the middle of the scale.
+    The encoder takes images in the unit of the data and scales them for the model. Missing
+    pixels become 0.5 if the scale is [0, 1], and otherwise the mean.
 
     Args:
-        model: the model, or its name, see
-            :func:`~torchgeo_decur.models.open_model`.
-        inputs: images that the model takes, in order of its arguments.
-        arguments: further arguments of the model, such as ``wavelengths`` of DOFA.
-        method: method of the model to call.
-        output: key or number of the vector, if the model returns several.
-        pool: how tokens (B, N, D) become a vector: 'mean' or 'first'. A map (B, D, H, W)
-            is averaged by 'mean'.
-        init_args: arguments that build a model given by name.
+        model: the model or its name, see :func:`~torchgeo_decur.models.open_model`.
+        inputs: inputs of the model, in the order of its arguments.
+        arguments: other arguments of the model, such as ``wavelengths`` of DOFA.
+        method: name of the method to call.
+        output: key or index of the vector in the output, if the model returns several
+            values.
+        pool: reduction of tokens, shape (B, N, D), to one vector: 'mean' or 'first'. The
+            reduction 'mean' also averages feature maps, shape (B, D, H, W).
+        init_args: arguments for building a model that is given by name.
 
     Raises:
-        FileNotFoundError: if the model is a file that does not exist.
         ValueError: if an option is not valid, or there is no input.
 
     Example:
@@ -147,8 +152,8 @@ class FrozenEncoder(nn.Module):
         """Create an encoder from a dictionary of its arguments, as in YAML.
 
         Args:
-            name: name of the encoder, for messages.
-            value: the encoder, or its arguments.
+            name: name of the encoder for messages.
+            value: the encoder or its arguments.
 
         Raises:
             ValueError: if an argument is unknown or not valid.
@@ -178,18 +183,20 @@ class FrozenEncoder(nn.Module):
 
     @property
     def modalities(self) -> list[str]:
-        """Names of the modalities that the model takes."""
+        """Names of the modalities of the inputs."""
         return list(dict.fromkeys(entry.image for entry in self.inputs))
 
     def prepare(self, records: Mapping[str, Modality]) -> None:
-        """Build the model for the bands of the data, and check its input.
+        """Build the model for the bands of the data and check its inputs.
 
         Args:
-            records: record of each modality of the data.
+            records: modalities of the data, by name.
 
         Raises:
-            ValueError: if the data lack a modality or a band, the model was trained on
-                other bands or another unit, or a scale needs statistics.
+            FileNotFoundError: if the model is a file that does not exist.
+            ValueError: if the model cannot be built, the data lack a modality or a band,
+                the model was trained on other bands or another unit, or a scale is not
+                valid for the data.
         """
         self.inputs = [self._with_bands(entry, records) for entry in self.inputs]
         if self.model is None:
@@ -214,7 +221,7 @@ class FrozenEncoder(nn.Module):
             self.scales.append(_build_scale(chosen, entry, self._opened))
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return the bands, the scale and the size of each input, for a file."""
+        """Return the modality, bands, scale and size of each input as plain values."""
         return [
             {
                 'image': e.image,
@@ -229,13 +236,13 @@ class FrozenEncoder(nn.Module):
         """Encode images.
 
         Args:
-            images: images of the modalities in the unit of the data, shape (B, C, H, W).
+            images: images by modality, in the unit of the data, shape (B, C, H, W).
 
         Returns:
             Features, shape (B, D).
 
         Raises:
-            ValueError: if the model does not give one vector for each image.
+            ValueError: if the model does not return one vector per image.
         """
         positional, named = [], {}
         for entry, scale, index in zip(
@@ -251,16 +258,16 @@ class FrozenEncoder(nn.Module):
         return self._vector(found, len(positional[0] if positional else x))
 
     def try_on(self, images: Mapping[str, Tensor]) -> int:
-        """Encode a sample, so that a wrong input is an error before a long run.
+        """Encode a few samples to detect wrong inputs before a long run.
 
         Args:
-            images: images of one or more samples, shape (B, C, H, W).
+            images: images by modality, in the unit of the data, shape (B, C, H, W).
 
         Returns:
             Number of features D.
 
         Raises:
-            ValueError: if the model fails or its output is not a finite vector.
+            ValueError: if the model fails, or does not return finite vectors.
         """
         shown = [
             f'{e.image} {[len(index), *images[e.image].shape[2:]]} with bands '
@@ -272,18 +279,18 @@ class FrozenEncoder(nn.Module):
                 features = self(images)
         except torch.OutOfMemoryError:
             raise
-        # Models raise almost any error for an input they do not expect.
+        # Models raise almost any error for an unexpected input.
         except Exception as error:
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise ValueError(
                 f'{self.name} fails for {"; ".join(shown)}: {text[0]} '
-                f'({type(error).__name__}); correct bands, size, arguments, method, output '
-                'or pool'
+                f'({type(error).__name__}); correct the options bands, size, arguments, '
+                'method, output or pool'
             ) from error
         if not features.isfinite().all():
             raise ValueError(
-                f'{self.name} gives NaN or infinity for {"; ".join(shown)}; correct the '
-                'scale'
+                f'{self.name} must return finite features, got NaN or infinity for '
+                f'{"; ".join(shown)}; correct the scale'
             )
         return int(features.shape[1])
 
@@ -302,7 +309,7 @@ class FrozenEncoder(nn.Module):
             x = x.mean((2, 3))
         if x.ndim != 2 or len(x) != samples:
             raise ValueError(
-                f'expected a vector for each of {samples} images, found shape '
+                f'expected one vector per image, shape ({samples}, D), found shape '
                 f'{tuple(x.shape)}'
             )
         return x.float()
@@ -323,13 +330,13 @@ class FrozenEncoder(nn.Module):
         ]
         if missing:
             raise ValueError(
-                f'{self.name}: expected bands {list(bands)} of {entry.image}, found only '
-                f'{list(known)}, without {missing}; correct bands'
+                f'{self.name}: expected bands {list(bands)} of {entry.image}, found '
+                f'{list(known)}, which lack {missing}; correct the option bands'
             )
         return replace(entry, bands=tuple(bands))
 
     def _check_training(self, records: Mapping[str, Modality]) -> None:
-        """Check bands and unit of the images that the weights were trained on."""
+        """Check that the weights were trained on the same bands and unit."""
         known = self._opened.metadata
         if known is None or len(self.inputs) > 1:
             return
@@ -338,20 +345,20 @@ class FrozenEncoder(nn.Module):
         expected = list(known.bands)
         if expected and [normalize_band(b) for b in expected] != given:
             raise ValueError(
-                f'{self.name}: expected {len(expected)} bands {expected}, as in its '
-                f'training, found {len(given)}: {list(entry.bands or ())}; set bands'
+                f'{self.name}: expected the {len(expected)} training bands {expected}, '
+                f'found {len(given)} bands {list(entry.bands or ())}; set the option bands'
             )
         unit = records[entry.image].unit
         trained = known.images.get('unit', unit)
         if trained != unit:
             raise ValueError(
-                f'{self.name}: expected images in {trained}, as in its training, found '
-                f'{unit} for {entry.image}'
+                f'{self.name}: expected images in {trained}, the unit of its training '
+                f'images, found {unit} for {entry.image}; convert the images'
             )
 
 
 class _Standardize(nn.Module):
-    """Standardize images, with missing pixels at the mean."""
+    """Standardize images and set missing pixels to 0, the mean."""
 
     mean: Tensor
     std: Tensor
@@ -370,7 +377,7 @@ class _Standardize(nn.Module):
 
 
 class _Fill(nn.Module):
-    """Replace missing pixels by the mean."""
+    """Replace missing pixels with the mean of the band."""
 
     mean: Tensor
 
@@ -380,7 +387,7 @@ class _Fill(nn.Module):
         self.register_buffer('mean', mean)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A copy, because some transforms of weights work in place.
+        # Copy, because some TorchGeo transforms change their input.
         x = x.float().clone()
         invalid = invalid_pixels(x, self.nodata)
         return x if invalid is None else torch.where(invalid, self.mean.expand_as(x), x)
@@ -400,7 +407,7 @@ class _Resize(nn.Module):
 
 
 def _build_scale(record: Modality, entry: ImageInput, opened: OpenedModel) -> nn.Module:
-    """Build the conversion from the unit of the data to the input of a model."""
+    """Build the module that converts images in the unit of the data to model input."""
     resize: list[nn.Module] = [] if entry.size is None else [_Resize(entry.size)]
     return nn.Sequential(*_steps_of_scale(record, entry, opened), *resize)
 
@@ -415,8 +422,8 @@ def _steps_of_scale(
     if scale == 'unit':
         if record.limits is None and record.kind not in ('elevation', 'depth'):
             raise ValueError(
-                f"{name}: scale 'unit' needs mean and std in the data, found none; set "
-                'them in the data, or choose another scale'
+                f"{name}: scale 'unit' requires mean and std of the modality, found none; "
+                'set them in the data, or choose another scale'
             )
         return [ScaleToUnit(record)]
     if scale == 'weights':
@@ -426,8 +433,8 @@ def _steps_of_scale(
         trained = opened.metadata.record if opened.metadata is not None else None
         if trained is None or opened.metadata is None:
             raise ValueError(
-                f"{name}: scale 'weights' needs weights that know their scale, found "
-                'none; choose another scale'
+                f"{name}: scale 'weights' requires weights that include their scale, "
+                'found none; choose another scale'
             )
         normalize = opened.metadata.normalize
         after = [_row(name, normalize[k], record) for k in ('mean', 'std') if normalize]
@@ -443,25 +450,25 @@ def _steps_of_scale(
     low, high = (numbers[k].expand(record.channels, 1, 1) for k in ('low', 'high'))
     if not (high > low).all():
         raise ValueError(f'{name}: high must be above low, got {scale}')
-    # The limits of a modality are two standard deviations from its mean.
+    # ScaleToUnit maps mean - 2 std to 0 and mean + 2 std to 1.
     middle, spread = (low + high).flatten() / 2, (high - low).flatten() / 4
     mean, std = tuple(middle.tolist()), tuple(spread.tolist())
     return [ScaleToUnit(replace(record, kind='multispectral', mean=mean, std=std))]
 
 
 def _row(name: str, value: Any, record: Modality) -> Tensor:
-    """Return numbers of bands, shape (C, 1, 1), or one for all, shape (1, 1, 1)."""
+    """Return one number per band, shape (C, 1, 1), or one for all, shape (1, 1, 1)."""
     row = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
     if len(row) not in (1, record.channels):
         raise ValueError(
             f'{name}: scale must have one number, or one for each of the '
-            f'{record.channels} bands {list(record.bands)}, got {len(row)}'
+            f'{record.channels} bands {list(record.bands)}, got {len(row)} numbers'
         )
     return row
 
 
 def _select(record: Modality, index: Sequence[int]) -> Modality:
-    """Return the record of some bands."""
+    """Return a modality with only the selected bands."""
     chosen: dict[str, Any] = {}
     for name in ('bands', 'mean', 'std', 'wavelengths'):
         values = getattr(record, name)

@@ -1,4 +1,4 @@
-"""Open models of timm, TorchGeo, TorchScript, ONNX and this package by name."""
+"""Open models of timm, TorchGeo and this package by name, and models in files."""
 
 import inspect
 import warnings
@@ -21,12 +21,12 @@ from .encoder import MultimodalEncoder
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model, and what is known of its input.
+    """Model with the metadata of its training images.
 
     Args:
         model: the model.
-        metadata: metadata of its training images, if known.
-        weights: TorchGeo weights, whose transforms scale images.
+        metadata: metadata of the training images, or None if unknown.
+        weights: TorchGeo weights, whose transforms scale the images, or None.
     """
 
     model: nn.Module
@@ -40,26 +40,30 @@ def open_model(
     """Open a model.
 
     Args:
-        model: a module; or as text
+        model: a module, or one of the following texts:
 
-            - a file of an encoder that this package exported (``.safetensors``);
-            - a file of ONNX (``.onnx``), ExportedProgram (``.pt2``) or TorchScript;
-            - the name of weights of TorchGeo or of this package, such as
+            - the path of an encoder that this package exported (``.safetensors``);
+            - the path of an ONNX file (``.onnx``), of a file from ``torch.export.save``
+              (``.pt2``) or of a TorchScript file;
+            - the name of weights from TorchGeo or this package, such as
               ``ResNet50_Weights.SENTINEL2_ALL_DECUR``;
-            - the path of a class or function, such as ``torchgeo.models.croma_base``;
+            - the import path of a class or function, such as
+              ``torchgeo.models.croma_base``;
             - the name of a timm model.
-        bands: names of the bands of the first input.
-        init_args: arguments of a class or function, where ``weights`` may be the name of
-            TorchGeo weights, or of a timm model, where ``weights`` is as in
-            :class:`~torchgeo_decur.models.MultimodalEncoder`.
+        bands: names of the bands of the first input. They determine the number of channels
+            of a timm model.
+        init_args: arguments of a class or function; its ``weights`` may be the name of
+            TorchGeo weights. A timm model only accepts ``weights``, as in
+            :class:`~torchgeo_decur.models.MultimodalEncoder`, and a file accepts none.
 
     Returns:
-        The model.
+        The model with the metadata of its training images.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ImportError: if onnxruntime is not installed.
-        ValueError: if the name is unknown, or ``init_args`` are not valid.
+        ImportError: if the model is an ONNX file and onnxruntime is not installed.
+        ValueError: if the name is unknown, the file has another format, or ``init_args``
+            are not valid.
     """
     if isinstance(model, nn.Module):
         return OpenedModel(model)
@@ -69,7 +73,7 @@ def open_model(
     if path.suffix and (path.exists() or path.parent != Path()):
         if init_args:
             raise ValueError(
-                f'init_args must be empty for a file, got {dict(init_args)}'
+                f'init_args must be empty for a model file, got {dict(init_args)}'
             )
         return _file(path)
     if '_Weights.' in model and '.models.' not in model:
@@ -81,7 +85,8 @@ def _timm(model: str, bands: Sequence[str], init_args: dict[str, Any]) -> Opened
     weights = init_args.pop('weights', None)
     if init_args:
         raise ValueError(
-            f'init_args must only have weights for a timm model, got {sorted(init_args)}'
+            'init_args of a timm model must have no other key than weights, got '
+            f'{sorted(init_args)}'
         )
     built = MultimodalEncoder(
         {'image': len(bands)}, model, weights, bands={'image': list(bands)}
@@ -91,9 +96,7 @@ def _timm(model: str, bands: Sequence[str], init_args: dict[str, Any]) -> Opened
 
 def _file(path: Path) -> OpenedModel:
     if not path.is_file():
-        raise FileNotFoundError(
-            f'model file {path} does not exist; set a model name or an existing file'
-        )
+        raise FileNotFoundError(f'model file {path} does not exist; check the path')
     if path.suffix == '.onnx':
         return OpenedModel(OnnxModel(path))
     if path.suffix == '.safetensors':
@@ -102,7 +105,7 @@ def _file(path: Path) -> OpenedModel:
         return OpenedModel(ExportedModel(path))
     try:
         with warnings.catch_warnings():
-            # torch prefers ExportedProgram, but cannot convert files of TorchScript.
+            # torch recommends torch.export, but cannot convert TorchScript files.
             warnings.simplefilter('ignore', FutureWarning)
             warnings.simplefilter('ignore', DeprecationWarning)
             return OpenedModel(torch.jit.load(str(path), map_location='cpu'))
@@ -114,8 +117,9 @@ def _file(path: Path) -> OpenedModel:
         else:
             return _encoder(str(path))
         raise ValueError(
-            f'{path}: expected TorchScript, ExportedProgram (.pt2), ONNX (.onnx) or an '
-            'encoder of this package, found another file; build the model in Python, and pass it to FrozenEncoder'
+            f'{path}: expected TorchScript, torch.export (.pt2), ONNX (.onnx) or an encoder '
+            'of this package, found another format; build the model in Python and pass it to '
+            'FrozenEncoder'
         ) from error
 
 
@@ -124,7 +128,7 @@ def _encoder(source: str) -> OpenedModel:
     if len(found.encoders) != 1:
         raise ValueError(
             f'{source}: expected one encoder, found {list(found.encoders)}; convert the '
-            'file with torchgeo-decur convert'
+            'file to one file per encoder with torchgeo-decur convert'
         )
     ((m, encoder),) = found.encoders.items()
     return OpenedModel(encoder, EncoderMetadata.from_dict(found.metadata[m]))
@@ -148,7 +152,7 @@ def _object(path: str, init_args: dict[str, Any]) -> OpenedModel:
         build = getattr(import_module(module), attribute)
     except (AttributeError, ImportError, ValueError) as error:
         raise ValueError(
-            'model must be the name of a timm model, a file, the name of weights, or the '
+            'model must be the name of a timm model or of weights, a file, or the import '
             f'path of a class such as torchgeo.models.croma_base, got {path!r} ({error})'
         ) from error
     weights = init_args.get('weights')
@@ -158,8 +162,8 @@ def _object(path: str, init_args: dict[str, Any]) -> OpenedModel:
         built = build(**init_args)
     except (TypeError, AssertionError) as error:
         raise ValueError(
-            f'{path}: init_args must be among {list(inspect.signature(build).parameters)}, '
-            f'got {init_args} ({error})'
+            f'{path}: init_args must be valid values of '
+            f'{list(inspect.signature(build).parameters)}, got {init_args} ({error})'
         ) from error
     if not isinstance(built, nn.Module):
         raise ValueError(
@@ -177,13 +181,13 @@ def _metadata_of(weights: WeightsEnum | None) -> EncoderMetadata | None:
 
 
 class ExportedModel(nn.Module):
-    """Run a file of ``torch.export.save``, which has no training mode.
+    """Model from a file of ``torch.export.save``, without a training mode.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
-        ValueError: if the file is not valid.
+        ValueError: if the file has another format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -191,23 +195,24 @@ class ExportedModel(nn.Module):
         super().__init__()
         try:
             program = torch.export.load(path)
-        # torch raises almost any error for another file.
+        # torch raises almost any error for a file of another format.
         except Exception as error:
             raise ValueError(
-                f'{path}: expected a file of torch.export.save, found another ({error})'
+                f'{path}: expected a file of torch.export.save, found another format '
+                f'({error}); write it again with this version of torch'
             ) from error
         self.program = program.module()
 
     def train(self, mode: bool = True) -> Self:
-        """Return the module unchanged."""
+        """Return the module unchanged, because a program has no training mode."""
         return self
 
     def forward(self, *images: Tensor, **named: Any) -> Any:
         """Run the program.
 
         Args:
-            images: inputs by position.
-            named: inputs by name.
+            images: inputs that are passed by position.
+            named: inputs that are passed by name.
 
         Returns:
             The output of the program.
@@ -216,14 +221,14 @@ class ExportedModel(nn.Module):
 
 
 class OnnxModel(nn.Module):
-    """Run a file of ONNX on the CPU with onnxruntime.
+    """Model from an ONNX file, which onnxruntime runs on the CPU.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Raises:
         ImportError: if onnxruntime is not installed.
-        ValueError: if the file is not valid.
+        ValueError: if the file has another format.
     """
 
     content: Tensor
@@ -235,20 +240,22 @@ class OnnxModel(nn.Module):
             import onnxruntime
         except ImportError as error:
             raise ImportError(
-                'a model of ONNX needs onnxruntime; pip install torchgeo-decur[onnx]'
+                'an ONNX model requires onnxruntime; run '
+                '`pip install torchgeo-decur[onnx]`'
             ) from error
         content = path.read_bytes()
         try:
             self.session = onnxruntime.InferenceSession(
                 content, providers=['CPUExecutionProvider']
             )
-        # The classes of its errors are not public.
+        # The error classes of onnxruntime are not public.
         except Exception as error:
             raise ValueError(
-                f'{path}: expected a file of ONNX, found {error}'
+                f'{path}: expected an ONNX file, found another format ({error}); export the '
+                'model again'
             ) from error
         self.names = [value.name for value in self.session.get_inputs()]
-        # The parameters, which identify the model.
+        # The bytes of the file identify the model as its parameters would.
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         self.register_buffer('content', data, persistent=True)
 
@@ -256,11 +263,11 @@ class OnnxModel(nn.Module):
         """Run the model.
 
         Args:
-            images: inputs by position.
-            named: inputs by name.
+            images: inputs that are passed by position.
+            named: inputs that are passed by name.
 
         Returns:
-            The output, or all outputs by name.
+            The only output, or several outputs by name.
         """
         given = dict(zip(self.names, images, strict=False)) | named
         device = next(x.device for x in given.values())

@@ -1,4 +1,4 @@
-"""Give models one named tensor per input and output, for files of other runtimes."""
+"""Wrap models so that each input and output is one named tensor, for other runtimes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class NamedModel(nn.Module, ABC):
     """Base of models with named inputs and outputs.
 
     Attributes:
-        channels: number of channels of each image, by the name of the input.
+        channels: number of channels of each image input, by the name of the input.
         one_grid: whether all images have the same height and width.
         input_names: names of all inputs, in order.
     """
@@ -29,7 +29,7 @@ class NamedModel(nn.Module, ABC):
 
     @abstractmethod
     def arguments(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """Return the arguments of ``forward``.
+        """Return the positional arguments of ``forward``.
 
         Args:
             inputs: tensor of each input, by name.
@@ -37,10 +37,10 @@ class NamedModel(nn.Module, ABC):
 
 
 class NamedEncoder(NamedModel):
-    """An encoder with the input ``image`` and the output ``features``.
+    """Encoder with the input ``image`` and the output ``features``.
 
     Args:
-        encoder: a timm model without classifier.
+        encoder: timm model without classifier.
     """
 
     one_grid = True
@@ -66,23 +66,26 @@ class NamedEncoder(NamedModel):
 
 
 class WholeModel(NamedModel):
-    """A multimodal model with inputs ``image_<m>`` and ``available_<m>``.
+    """Multimodal model with the inputs ``image_<m>`` and ``available_<m>``.
 
-    Images are in [0, 1], shape (B, C, H, W). ``available_<m>``, boolean, shape (B,), is
-    whether each sample has the modality. Images of absent samples may have any values,
-    also NaN, but need a shape. Images of a segmenter share one height and width.
+    Images are in [0, 1], shape (B, C, H, W). The boolean ``available_<m>``, shape (B,), is
+    true for the samples that have the modality. Images of other samples may have any
+    values, including NaN, but need a valid shape. All images of a segmenter must have the
+    same height and width.
 
     Args:
         model: a :class:`~torchgeo_decur.models.LateFusion` model, such as a classifier or
             segmenter, or a :class:`~torchgeo_decur.models.MultimodalEncoder`.
         predictions: module that converts logits to named predictions, such as
-            :class:`~torchgeo_decur.models.ClassPredictions`; by default ``logits``. An
-            encoder has the outputs ``features_<m>``, zeros for absent samples.
-        modalities: modalities that the inputs have; all by default.
-        sizes: size in pixels to which the images of some modalities are resized.
+            :class:`~torchgeo_decur.models.ClassPredictions`. By default, the output is
+            ``logits``. A ``MultimodalEncoder`` instead has the outputs ``features_<m>``,
+            which are zero for samples without the modality.
+        modalities: modalities of the inputs; all by default.
+        sizes: height and width in pixels to which images are resized, by modality. Images
+            of other modalities keep their size.
 
     Raises:
-        ValueError: if the model is of another kind, or a modality is unknown.
+        ValueError: if the model has another type, or a modality is unknown.
 
     Example:
         >>> from torchgeo_decur.models import LateFusionClassifier
@@ -109,7 +112,9 @@ class WholeModel(NamedModel):
         known = dict(encoders.encoders.items())
         names = list(known) if modalities is None else list(modalities)
         if not names or not set(names) <= set(known):
-            raise ValueError(f'modalities must be among {list(known)}, got {names}')
+            raise ValueError(
+                f'modalities must be among {list(known)}, got {names or "none"}'
+            )
         self.model = model
         self.predictions = predictions
         self.sizes = dict(sizes or {})
@@ -121,7 +126,7 @@ class WholeModel(NamedModel):
         self.input_names = [*self.channels, *(f'available_{m}' for m in names)]
 
     def arguments(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """Return images and availability, by modality."""
+        """Return the images and the availability masks, each by modality."""
         return tuple(
             {m: inputs[f'{kind}_{m}'] for m in self.modalities}
             for kind in ('image', 'available')
@@ -134,7 +139,8 @@ class WholeModel(NamedModel):
 
         Args:
             images: images of all modalities, in [0, 1], shape (B, C, H, W).
-            available: whether each sample has a modality, shape (B,), boolean.
+            available: boolean mask of the samples that have the modality, shape (B,), for
+                each modality.
 
         Returns:
             Outputs by name.

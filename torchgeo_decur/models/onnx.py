@@ -28,16 +28,16 @@ type _Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 # Largest difference from the model, relative to the largest output.
 _TOLERANCE = 1e-4
-# Largest share of classes that may differ, where two classes are almost equal.
+# Largest fraction of classes that may differ, because two logits may be almost equal.
 _TIES = 1e-3
 _PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 # Version 2.6 fails for BatchNorm, 2.7 for transformers and 2.9 for bilinear sampling.
 _TORCH = '2.10'
-# Smallest images of a file for any size. Maps of smaller ones may have a single cell.
+# Smallest image size of a file for any size. Smaller images may have maps of one cell.
 _SMALLEST = 64
-# This size divides into no usual patch or stride, and leaves maps of several cells.
+# Not a multiple of usual patch sizes and strides, and large enough for several cells.
 _EXAMPLE = (150, 203)
-# Sizes and numbers of images that are checked: multiples of strides, odd and usual ones.
+# Number, height and width of the checked images: multiples of strides, odd, and usual.
 _CHECKED = ((1, 64, 96), (3, 101, 67), (1, 224, 224))
 
 
@@ -48,16 +48,17 @@ def save_onnx(
     metadata: Mapping[str, Any] | None = None,
     size: int | None = None,
 ) -> Path:
-    """Write a model as ONNX, and check that onnxruntime agrees with torch.
+    """Write a model as ONNX and check that onnxruntime computes the same outputs as torch.
 
     A single encoder maps ``image``, shape (batch, C, H, W), in [0, 1], to ``features``,
-    shape (batch, F). For inputs and outputs of a multimodal model see
-    :class:`~torchgeo_decur.models.WholeModel`. Number, height and width of the images may
-    vary. The export requires the extra ``onnx`` (``pip install torchgeo-decur[onnx]``)
+    shape (batch, F). For the inputs and outputs of a multimodal model, see
+    :class:`~torchgeo_decur.models.WholeModel`. The number, height and width of the images
+    may vary. The export requires the extra ``onnx`` (``pip install torchgeo-decur[onnx]``)
     and torch 2.10 or later.
 
-    The file is written atomically, and only if the outputs for random images of several
-    sizes, also with absent modalities, differ from torch by at most 1e-4 of the largest.
+    The file is written atomically, and only if it passes a comparison with torch on random
+    images of several sizes and with absent modalities. Outputs may differ by at most 1e-4
+    of the largest output. At most 0.1 % of the predicted classes may differ.
 
     Args:
         module: a :class:`~torchgeo_decur.models.WholeModel` or a model that it accepts, a
@@ -67,7 +68,7 @@ def save_onnx(
         metadata: plain values that describe the model and its images. They and the name
             become ``metadata_props``: text unchanged, other values as JSON.
         size: height and width of all images in pixels, for models that accept only one
-            size; by default images may have any size from 64 pixels.
+            size. By default, images may have any height and width from 64 pixels up.
 
     Returns:
         Path of the file, ``<path>.onnx``.
@@ -87,11 +88,13 @@ def save_program(
     metadata: Mapping[str, Any] | None = None,
     size: int | None = None,
 ) -> Path:
-    """Write a model as a program of :mod:`torch.export`, for torch without this package.
+    """Write a model as a :mod:`torch.export` program, for torch without this package.
 
-    ``torch.export.load(file).module()`` is the model. It has the arguments of
-    :class:`~torchgeo_decur.models.WholeModel`, or one image. The program is checked like
-    the file of :func:`save_onnx`. It includes the metadata as ``metadata.json``.
+    ``torch.export.load(file).module()`` returns the model. A multimodal model has the
+    arguments of :meth:`WholeModel.forward()
+    <torchgeo_decur.models.WholeModel.forward>`, and a single encoder takes one image
+    tensor. The program is checked like the file of :func:`save_onnx`. It includes the
+    metadata as ``metadata.json``.
 
     Args:
         module: see :func:`save_onnx`.
@@ -165,7 +168,7 @@ def save_model(
 
 @contextmanager
 def _explain(title: str, size: int | None) -> Iterator[None]:
-    """Explain errors of torch for a model that it cannot export."""
+    """Convert errors of torch to a message that names the model and a remedy."""
     try:
         yield
     except (
@@ -216,7 +219,7 @@ def _named(
 def _inputs(
     named: NamedModel, number: int, shape: Any, draw: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw random images; samples after the first lack modalities, and have NaN."""
+    """Draw random inputs. Each sample after the first lacks a modality, whose image is NaN."""
     images = {
         name: torch.rand(number, c, *shape, generator=draw)
         for name, c in named.channels.items()
@@ -233,7 +236,7 @@ def _inputs(
 def _trace(
     named: NamedModel, size: int | None, draw: torch.Generator
 ) -> ExportedProgram:
-    """Trace a model for any number of images, and for any size unless one is given."""
+    """Trace a model for any number of images, and for any size unless it is given."""
     inputs = _inputs(named, 2, (size, size) if size else _EXAMPLE, draw)
     dims: dict[str, dict[int, Any]] = {name: {0: Dim('batch')} for name in inputs}
     if not size:
@@ -250,7 +253,7 @@ def _trace(
             named,
             named.arguments(inputs),
             dynamic_shapes=named.arguments(cast(Any, dims)),
-            # Conditions that hold for all sizes, but that torch cannot prove.
+            # torch cannot prove some conditions that hold for all sizes.
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
@@ -266,7 +269,7 @@ def _convert(
     metadata: Mapping[str, Any],
     suffix: Suffix,
 ) -> Callable[[Path], None]:
-    """Convert a program to a format, and return a function that writes the file."""
+    """Convert a program to a format and return a function that writes the file."""
     if suffix == 'pt2':
         text = json.dumps({**metadata, 'inputs': named.input_names})
 
@@ -277,7 +280,7 @@ def _convert(
         return save
     import onnx
 
-    # The call of a program has the outputs in the order of its graph.
+    # The exported graph has the same order of outputs as the program.
     converted: Any = torch.onnx.export(
         program, input_names=named.input_names, verbose=False, dynamo=True
     )
@@ -288,7 +291,7 @@ def _convert(
 
 
 def _rename(proto: Any, program: ExportedProgram, named: NamedModel) -> None:
-    """Name the outputs, and the variable sizes of inputs and outputs."""
+    """Name the outputs and the variable dimensions of inputs and outputs."""
     outputs = _output_names(program)
     old = [output.name for output in proto.graph.output]
     new = dict(zip(old, outputs, strict=True))
@@ -344,7 +347,7 @@ def _check(
     inputs: Mapping[str, Tensor],
     size: int | None,
 ) -> None:
-    """Check that a file has the outputs of its model.
+    """Check that a file computes the same outputs as its model.
 
     Raises:
         ValueError: if an output differs, or the file fails.
@@ -354,7 +357,7 @@ def _check(
         expected = named(*named.arguments(inputs))
         try:
             found = run(inputs)
-        # onnxruntime has errors of its own.
+        # onnxruntime has its own error classes.
         except Exception as error:
             raise ValueError(
                 f'{file}: expected outputs for images of shapes {shapes}, found '
@@ -366,14 +369,14 @@ def _check(
         # "not <=" also catches NaN.
         if not difference <= tolerance:
             raise ValueError(
-                f'{file}: expected {name} for images of shapes {shapes} to differ from '
-                f'torch by at most {tolerance} of the largest, found {difference:.1e}; '
+                f'{file}: expected a relative difference between {name} and torch of at '
+                f'most {tolerance} for images of shapes {shapes}, found {difference:.1e}; '
                 f'no file was written{_hint(size)}'
             )
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
-    """Return the difference of floats, relative to the largest, or the share of integers."""
+    """Return the largest relative difference, or the fraction of integers that differ."""
     if found.shape != expected.shape:
         return float('inf')
     if not expected.is_floating_point():

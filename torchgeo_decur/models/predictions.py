@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class ClassPredictions(nn.Module):
-    """Probabilities and classes from logits.
+    """Module that converts logits to probabilities and classes.
 
     Args:
-        task: 'multiclass' for one class of each sample or pixel, 'binary' or 'multilabel'
+        task: 'multiclass' for one class per sample or pixel, or 'binary' or 'multilabel'
             for independent labels.
 
     Raises:
@@ -38,9 +38,9 @@ class ClassPredictions(nn.Module):
             logits: shape (B, K) or (B, K, H, W).
 
         Returns:
-            ``logits``; ``probabilities``, of the same shape; and ``classes``, integers.
-            These are the numbers of the classes, shape (B,) or (B, H, W), or 0 and 1 for
-            each label, of the shape of the logits.
+            ``logits``, ``probabilities`` of the same shape, and the integers ``classes``.
+            For 'multiclass', these are class numbers, shape (B,) or (B, H, W). Otherwise,
+            they are 0 or 1 for each label and have the shape of the logits.
         """
         if self.task == 'multiclass':
             probabilities, classes = logits.softmax(dim=1), logits.argmax(dim=1)
@@ -50,7 +50,7 @@ class ClassPredictions(nn.Module):
 
 
 class NumberPredictions(nn.Module):
-    """Numbers in the unit of the targets, from standardized outputs.
+    """Module that converts standardized outputs to numbers in the unit of the targets.
 
     Args:
         mean: mean of the targets, shape (K,).

@@ -190,18 +190,18 @@ class CheckedTask(BaseTask):
         Raises:
             ValueError: if a model does not support it.
         """
-        # COrAL has second encoders.
+        # COrAL has a second encoder for each modality.
         for module in self.modules():
             if isinstance(module, MultimodalEncoder | MultimodalPyramid):
                 module.set_grad_checkpointing()
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Store running statistics, which recomputed BatchNorm layers update again."""
+        """Store running statistics, because recomputed BatchNorm layers update them again."""
         if self.hparams.get('grad_checkpointing', False):
             self._buffers_before = [x.clone() for x in self.buffers()]
 
     def on_after_backward(self) -> None:
-        """Restore running statistics."""
+        """Restore the running statistics that were stored before the backward pass."""
         if self._buffers_before:
             for buffer, before in zip(
                 self.buffers(), self._buffers_before, strict=True
@@ -281,13 +281,13 @@ class CheckedTask(BaseTask):
 
 
 def training_data(task: LightningModule) -> tuple[dict[str, str], dict[str, Modality]]:
-    """Return the names of a task and of its data, and the modalities of the data.
+    """Return the names of a task and of its datamodule, and the modalities of the data.
 
     Args:
         task: a task, with or without a trainer.
 
     Returns:
-        Names for the metadata of exported files, and records of modalities, if known.
+        Names for the metadata of exported files, and the modalities by name, if known.
     """
     datamodule = getattr(task._trainer, 'datamodule', None)
     data = {'data': type(datamodule).__name__} if datamodule is not None else {}

@@ -277,7 +277,7 @@ def default_augmentations(
             :data:`PRESETS` get :class:`ElevationAugmentation`.
         size: height and width of the result in pixels, one value for all modalities or one
             per modality.
-        embeddings: names of the modalities that are embeddings of frozen models.
+        embeddings: names of the modalities that contain embeddings of frozen models.
 
     Returns:
         Augmentations by modality.

@@ -1,4 +1,4 @@
-"""Views of an embedding."""
+"""Augment embeddings of frozen models."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,16 @@ from .augmentation_chain import Augmentation
 
 
 class EmbeddingAugmentation(Augmentation):
-    """Add noise to an embedding, and replace some of its numbers by their mean.
+    """Augmentation that adds noise to embeddings and sets random values to the mean.
 
-    Crops and colors are no longer possible once a frozen model has encoded an image.
-    Embeddings of several dates or crops of one sample are better views, see ``views`` of
+    Embeddings cannot be cropped or recolored like images. To use embeddings of several
+    dates or crops as views instead, see the option ``views`` of
     :class:`~torchgeo_decur.datamodules.PairedEmbeddingsDataModule`.
 
     Args:
-        noise: standard deviation of Gaussian noise, in standard deviations of a feature.
-        dropout: probability of replacing a number by the mean of its feature.
+        noise: standard deviation of Gaussian noise, relative to the standard deviation of
+            each dimension.
+        dropout: probability of replacing a value with the mean of its dimension.
 
     Raises:
         ValueError: if ``noise`` is negative, or ``dropout`` is not in [0, 1).

@@ -1,4 +1,4 @@
-"""Embed the samples of any datamodule with frozen models from elsewhere."""
+"""Embed the samples of any datamodule with frozen models."""
 
 import json
 from collections.abc import Mapping
@@ -29,32 +29,33 @@ def embed_with(
     progress: bool = True,
     views: int = 1,
 ) -> Path:
-    """Write embeddings of frozen models for each sample of the prediction split.
+    """Write embeddings from frozen models for each sample of the prediction split.
 
-    The file is as of :func:`~torchgeo_decur.cli.embed.embed_rasters`, with the encoders as
-    modalities. Its metadata also have bands, scale and size of each input. Images reach
-    the models in the unit of the data, after the checks of the datamodule, and each model
-    scales its own input. :class:`~torchgeo_decur.datamodules.PairedEmbeddingsDataModule`
-    reads the file.
+    The file has the format of :func:`~torchgeo_decur.cli.embed.embed_rasters`, with one
+    modality per encoder. Its metadata also contain the bands, scale and size of each input.
+    The datamodule checks the images and passes them in the unit of the data. Each encoder
+    then scales its own input.
+    :class:`~torchgeo_decur.datamodules.PairedEmbeddingsDataModule` reads the file.
 
     Args:
-        encoders: encoder by name, or its arguments.
-        datamodule: data with records of their modalities.
-        out: the file.
-        date: date of images without a date, such as '2020-06-30'.
-        device: accelerator of Lightning: 'auto', 'cpu', 'gpu' or 'mps'.
-        about: JSON values for the metadata of the file, which identify the run.
-        rows: windows of a part.
+        encoders: encoders, or their arguments, by name.
+        datamodule: datamodule of this package.
+        out: output file.
+        date: acquisition date for images that have none, such as '2020-06-30'.
+        device: Lightning accelerator: 'auto', 'cpu', 'gpu' or 'mps'.
+        about: JSON values for the file metadata, which identify the run.
+        rows: rows per part.
         progress: whether to show a progress bar.
-        views: number of rows for each sample: its dates, and then flipped images.
+        views: number of views per sample, each in its own row: first the dates of the
+            sample, then flipped images.
 
     Returns:
         Path of the file.
 
     Raises:
-        FileNotFoundError: if a model does not exist.
-        ValueError: if an encoder does not fit the data, the data have no records or are
-            scaled to bytes, or under the conditions of ``embed_rasters``.
+        FileNotFoundError: if a model file does not exist.
+        ValueError: if an encoder does not fit the data or the datamodule is not from this
+            package. See also :func:`~torchgeo_decur.cli.embed.embed_rasters`.
     """
     if not encoders:
         raise ValueError('encoders must have at least one encoder, got none')
@@ -62,9 +63,8 @@ def embed_with(
     built = {name: FrozenEncoder.of(name, value) for name, value in encoders.items()}
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
-            'datamodule must be one of torchgeo_decur.datamodules, whose modalities have '
-            f'records, got {type(datamodule).__name__}; use TorchGeoDataModule for a '
-            'dataset of TorchGeo'
+            'datamodule must be one of torchgeo_decur.datamodules, got '
+            f'{type(datamodule).__name__}; for a dataset of TorchGeo, use TorchGeoDataModule'
         )
     datamodule.prepare_data()
     datamodule.setup('predict')
@@ -77,13 +77,14 @@ def embed_with(
 
 
 class FrozenEmbedder(RowEmbedder):
-    """Frozen encoders of the images of a datamodule.
+    """Module that computes one row of embeddings per sample with frozen encoders.
 
     Args:
-        encoders: the encoders by name.
-        datamodule: the data, after ``setup('predict')``.
+        encoders: encoders by name.
+        datamodule: datamodule after ``setup('predict')``.
 
     Raises:
+        FileNotFoundError: if a model file does not exist.
         ValueError: if an encoder does not fit the data.
     """
 
@@ -103,7 +104,7 @@ class FrozenEmbedder(RowEmbedder):
         self._scaling: nn.Module | None = None
 
     def setup(self, stage: str) -> None:
-        """Let the datamodule pass images in their unit."""
+        """Disable the scaling of the datamodule so that images keep their unit."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._scaling, datamodule.aug = datamodule.aug, nn.Identity()
 
@@ -115,11 +116,13 @@ class FrozenEmbedder(RowEmbedder):
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
-        """Compute the columns of a batch, from the first date.
+        """Compute the columns for a batch from the images of the first date.
 
         Returns:
-            ``embedding``, shape (B, sum of features); ``available_<name>`` of encoders
-            whose images some samples lack; and labels.
+            ``embedding``, shape (B, total number of features), and labels if the batch has
+            them. For partly paired data, the result also has ``available_<name>`` for
+            encoders whose images may be absent. Their features are NaN if an image is
+            absent.
         """
         images = split(batch, self.channels, date=0)
         available = get_available(batch, self.channels)
@@ -139,7 +142,7 @@ class FrozenEmbedder(RowEmbedder):
 def _encode(
     encoder: nn.Module, images: dict[str, Tensor], there: Tensor | None, number: int
 ) -> Tensor:
-    """Encode the samples that have all images; features of the others are NaN."""
+    """Encode the samples that have all images, and set other features to NaN."""
     if there is None:
         whole: Tensor = encoder(images)
         return whole
@@ -162,6 +165,6 @@ def _first(
             batch = {f'image_{m}': sample[f'image_{m}'][None] for m in channels}
             return split(batch, channels, date=0)
     raise ValueError(
-        f'predict split must have a sample with all of {list(channels)}, got none of '
-        f'{len(dataset)}'
+        f'predict split must have a sample with all modalities {list(channels)}, got none '
+        f'among {len(dataset)}; use a separate config for each encoder'
     )

@@ -61,20 +61,20 @@ def load_run(
 def load_encoders(
     config: str | Path, data: str | Path | None = None, batch_size: int | None = None
 ) -> tuple[dict[str, Any], BaseDataModule, dict[str, Any]] | None:
-    """Read the frozen encoders of a config, and build its datamodule.
+    """Read the frozen encoders of a config and build its datamodule.
 
     Args:
         config: config with ``encoders`` and ``data``.
-        data: config whose ``data`` replaces the ``data`` of ``config``.
-        batch_size: samples of a batch; by default, the batch size of the data.
+        data: config whose ``data`` section replaces the section in ``config``.
+        batch_size: samples per batch, by default the batch size of the data.
 
     Returns:
-        The arguments of the encoders by name, the datamodule, and the config without batch
-        size and number of workers; None if the config has no ``encoders``.
+        None if the config has no ``encoders``. Otherwise, the arguments of the encoders by
+        name, the datamodule, and the config without batch size and number of workers.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the data are not valid, or ``batch_size`` is not positive.
+        ValueError: if the ``data`` section is invalid, or ``batch_size`` is not positive.
     """
     try:
         encoders = read_config(config, ('encoders',))['encoders']
@@ -113,7 +113,7 @@ def _check_batch_size(batch_size: int | None) -> None:
 def _set_batch_size(
     datamodule: BaseDataModule, batch_size: int | None, about: dict[str, Any]
 ) -> None:
-    """Set the batch size, and remove what does not change the output from the config."""
+    """Set the batch size and remove loader options from the config."""
     if batch_size is not None:
         datamodule.batch_size = batch_size
     for name in ('batch_size', 'num_workers'):

@@ -1,4 +1,4 @@
-"""Views of samples: their dates, and flipped images."""
+"""Create views of samples from their dates and from flips."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 class SampleViews(Dataset[Sample]):
-    """Several views of each sample, one after another.
+    """Dataset with several consecutive views of each sample.
 
-    The views are the dates, then the dates of images flipped by columns, by rows and by
-    both. Values never change, so that units stay valid.
+    The first views are the dates. The next ones are the dates flipped left to right, then
+    top to bottom, then in both directions. Flips keep all values, so units remain valid.
 
     Args:
-        dataset: dataset with images (C, H, W), or (T, C, H, W) with T dates.
-        views: number of views of each sample.
+        dataset: dataset with images of shape (C, H, W), or (T, C, H, W) for T dates.
+        views: number of views per sample.
 
     Raises:
-        ValueError: if ``views`` exceeds four times the number of dates.
+        ValueError: if ``views`` is not between 1 and four times the number of dates.
     """
 
     def __init__(self, dataset: Any, views: int) -> None:
@@ -34,12 +34,12 @@ class SampleViews(Dataset[Sample]):
         most = self.dates * len(_FLIPS)
         if not 1 <= views <= most:
             raise ValueError(
-                f'views must be from 1 to {most}, four flips of {self.dates} dates, got '
-                f'{views}'
+                f'views must be from 1 to {most}, the number of dates times 4 '
+                f'orientations, got {views}'
             )
 
     def __len__(self) -> int:
-        """Return the number of views of all samples."""
+        """Return the total number of views."""
         return len(self.dataset) * self.views
 
     def __getitem__(self, index: int) -> Sample:
@@ -57,7 +57,7 @@ class SampleViews(Dataset[Sample]):
         return sample
 
     def repeat(self, places: pd.DataFrame) -> pd.DataFrame:
-        """Return a table with one row for each view, and its number.
+        """Return a table with one row per view and the column ``view`` with its number.
 
         Args:
             places: table with one row for each sample.

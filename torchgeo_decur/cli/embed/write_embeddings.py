@@ -76,8 +76,8 @@ def embed_rasters(
         about: JSON values for the file metadata, which identify the run.
         rows: rows per part.
         progress: whether to show a progress bar.
-        views: number of rows for each sample: its dates, and then flipped images. With
-            several, the column ``view`` has their number.
+        views: number of views per sample, each in its own row: first the dates of the
+            sample, then flipped images.
 
     Returns:
         Path of the file.
@@ -111,16 +111,19 @@ def write_rows(
     Args:
         embedder: module that computes the columns of a batch.
         datamodule: datamodule after ``setup('predict')``.
-        out: the file.
-        date: date of images without a date.
-        device: accelerator of Lightning.
-        about: JSON values for the metadata of the file, which identify the run.
-        rows: windows of a part.
+        out: output file.
+        date: acquisition date for images that have none.
+        device: Lightning accelerator.
+        about: JSON values for the file metadata, which identify the run.
+        rows: rows per part.
         progress: whether to show a progress bar.
-        views: number of rows for each sample.
+        views: number of views per sample, each in its own row.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        ValueError: as in :func:`embed_rasters`.
+        ValueError: see :func:`embed_rasters`.
     """
     out = Path(out)
     check_writable(out.parent)
@@ -177,7 +180,7 @@ class RowEmbedder(LightningModule):
     common_dim: int | None = None
 
     def dimensions(self) -> dict[str, list[int]]:
-        """Return start and end of the features of each modality in a row."""
+        """Return the start and end of the features of each modality in a row."""
         ends = np.cumsum(list(self.num_features.values())).tolist()
         return {
             m: [end - number, end]
@@ -185,13 +188,13 @@ class RowEmbedder(LightningModule):
         }
 
     def absent(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return which values of the columns belong to absent modalities.
+        """Return masks of the values that belong to absent modalities.
 
         Args:
             columns: result of ``predict_step``.
 
         Returns:
-            Boolean tensors of the shape of the columns.
+            Boolean masks by column name, with the shapes of the columns.
         """
         missing = {
             m: ~columns[key]
@@ -303,7 +306,7 @@ class Embedder(RowEmbedder):
 
 
 def labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the labels of a batch, with one or several numbers for each sample."""
+    """Return the labels of a batch that have one or several numbers per sample."""
     return {
         str(k): v
         for k, v in batch.items()

@@ -179,13 +179,13 @@ class Run:
         """Iterate over batches of images from evenly spaced samples.
 
         Raises:
-            NotApplicable: if a modality has embeddings instead.
+            NotApplicable: if a modality contains embeddings instead of images.
         """
         modalities = dict(self.task.hparams['modalities'])
         kinds = {m: record.kind for m, record in self.records.items()}
         if vectors := [m for m, kind in kinds.items() if kind == 'embedding']:
             raise NotApplicable(
-                f'the analysis needs images, got embeddings of {vectors}'
+                f'the analysis requires images, but {vectors} contain embeddings'
             )
         return self.batches.images(modalities, self.max_images, batch_size)
 

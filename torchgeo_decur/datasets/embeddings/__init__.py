@@ -1,1 +1,1 @@
-"""Embeddings of frozen models in files, paired by a key."""
+"""Read embeddings of frozen models from files and pair them by a key."""

@@ -1,4 +1,4 @@
-"""Read files of embeddings, from `torchgeo-decur embed` or other programs."""
+"""Read embedding files from `torchgeo-decur embed` and other programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,26 @@ from numpy.typing import NDArray
 
 type Floats = NDArray[np.float32]
 
-#: Key of the metadata of a file of ``torchgeo-decur embed``.
+#: Key of the metadata that ``torchgeo-decur embed`` writes to a file.
 KEY = b'torchgeo_decur'
 
 
 class EmbeddingFile:
-    """A file with one embedding in each row, and columns that describe the rows.
+    """File with one embedding per row and columns that describe the rows.
 
     Args:
-        path: Parquet or GeoParquet with a column of lists; ``.npz`` with an array of
-            shape (N, D), and arrays of shape (N,) as other columns; or ``.npy`` of shape
-            (N, D).
+        path: path of the file. Parquet and GeoParquet have a column of lists or several
+            columns of numbers. ``.npz`` has an array of shape (N, D) and, as columns,
+            arrays of shape (N,). ``.npy`` has one array of shape (N, D).
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it has another format.
+        ValueError: if the file has another format.
 
     Attributes:
         names: names of the columns.
-        spans: start and end of each part of the column ``embedding``, if known.
+        spans: start and end of the dimensions of each modality in the column
+            ``embedding``, for files of ``torchgeo-decur embed``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,7 +58,7 @@ class EmbeddingFile:
         except pa.ArrowInvalid as error:
             raise ValueError(
                 f'{self.path}: expected a NumPy (.npy, .npz) or Parquet file, found another '
-                'format; convert it'
+                'format; convert the file to Parquet'
             ) from error
         self.names = schema.names
         self._metadata: Mapping[bytes, bytes] = schema.metadata or {}
@@ -68,21 +69,21 @@ class EmbeddingFile:
         """Read the embeddings.
 
         Args:
-            column: name of a column of lists, or a pattern of several columns of numbers,
-                such as ``A*``. The only array of an ``.npy`` file has no name.
+            column: name of a column of lists, or a pattern that matches several columns of
+                numbers, such as ``A*``. It is ignored for ``.npy`` files.
 
         Returns:
-            Embeddings, shape (N, D). Rows without a list are NaN.
+            Embeddings, shape (N, D). Null rows are NaN.
 
         Raises:
-            ValueError: if no column has the name, or rows differ in length.
+            ValueError: if no column matches, or rows differ in length.
         """
         if self._arrays is not None:
             x = self._array('embedding' if self.path.suffix == '.npy' else column)
             if x.ndim != 2:
                 raise ValueError(
                     f'{self.path}: expected an array of shape (N, D), found shape '
-                    f'{x.shape}; reshape it'
+                    f'{x.shape}; write one row per embedding'
                 )
             return np.asarray(x, np.float32)
         if column in self.names:
@@ -99,7 +100,7 @@ class EmbeddingFile:
         """Read columns that describe the rows.
 
         Args:
-            names: names of the columns. The ``geometry`` of a GeoParquet file is
+            names: names of the columns. If a GeoParquet file has a CRS, ``geometry`` is
                 converted to longitude and latitude.
 
         Returns:
@@ -120,7 +121,7 @@ class EmbeddingFile:
 
     @property
     def has_geometry(self) -> bool:
-        """True if each row has a place, as in GeoParquet."""
+        """True if the file is GeoParquet."""
         return self._arrays is None and b'geo' in self._metadata
 
     def _array(self, name: str) -> NDArray[Any]:
@@ -136,10 +137,10 @@ class EmbeddingFile:
 
 
 def read_features(file: str | Path, column: str = 'embedding') -> dict[str, Floats]:
-    """Read the embeddings of all parts of a file.
+    """Read the embeddings of each modality in a file.
 
     Args:
-        file: see :class:`EmbeddingFile`.
+        file: path of the file, see :class:`EmbeddingFile`.
         column: column of the embeddings.
 
     Returns:
@@ -148,7 +149,7 @@ def read_features(file: str | Path, column: str = 'embedding') -> dict[str, Floa
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file has another format, or lacks the column.
+        ValueError: if the file has another format or lacks the column.
     """
     opened = EmbeddingFile(file)
     x = opened.features(column)

@@ -1,4 +1,4 @@
-"""Embeddings of several frozen models for the same samples."""
+"""Dataset of embeddings from several frozen models for the same samples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _KEYS = ('path', 'column', 'part', 'key')
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows of one modality: embeddings, columns of the key, and labels."""
+    """Rows of one modality: embeddings, key columns, geometry and labels."""
 
     features: Floats
     columns: pd.DataFrame
@@ -35,44 +35,45 @@ class _Table:
 
 
 class PairedEmbeddings(FileDataset):
-    """Embeddings of several frozen models, each as one modality.
+    """Dataset of embeddings from several frozen models, each of them one modality.
 
-    A sample has ``image_<m>`` of each modality: its embedding as an image of D bands and
-    one pixel, shape (D, 1, 1), float32. Encoders, losses, probes and missing modalities
-    therefore need no second path. With ``views``, several rows of one key are views of
-    the sample, and the shape is (T, D, 1, 1), as for dates. A sample with fewer rows
-    repeats them.
+    A sample has one ``image_<m>`` per modality: its embedding as a float32 image with D
+    bands and one pixel, shape (D, 1, 1). Tasks and analyses can therefore treat it like an
+    image. With ``views``, the rows of one key are views of one sample, and the shape is
+    (T, D, 1, 1), as for T dates. If a sample has fewer than T rows, they are repeated.
 
-    All embeddings are kept in memory, 4 bytes for each number.
+    All embeddings are kept in memory, which takes 4 bytes per number.
 
     Args:
         root: folder that the paths are relative to.
         embeddings: entry of each modality, by name:
 
-            - ``path``: Parquet, GeoParquet, ``.npz`` or ``.npy``; a pattern such as
-              ``clay/*.parquet``, or a list, for several files.
+            - ``path``: path of a Parquet, GeoParquet, ``.npz`` or ``.npy`` file. For
+              several files, use a pattern such as ``clay/*.parquet`` or a list.
             - ``column``: column of the embeddings, by default ``embedding``, or a pattern
-              of columns of numbers, such as ``A*``.
-            - ``part``: modality in a file of ``torchgeo-decur embed``, by default the
-              name of the entry if the file has several.
-            - ``key``: key of this modality, if its columns have other names.
+              that matches columns of numbers, such as ``A*``.
+            - ``part``: modality in a file of ``torchgeo-decur embed``. By default, it is
+              the name of the entry, or the only modality in the file.
+            - ``key``: key columns of this modality, if they have other names.
 
-        key: columns that identify a sample, by default ``sample``. ``place`` is the centre
-            of the geometry, ``date`` the day in UTC, and ``row`` the number of the row.
-        tolerance: largest distance in meters of the places of a sample.
-        views: whether several rows of one key are views of a sample; otherwise they are
-            an error.
-        skip_incomplete: False to raise an error for a sample without a modality, True to
-            leave it out, or 'keep' to use its other modalities.
-        labels: columns of labels, in any file; by default ``label`` and ``label_*`` where
-            all samples have one. Text is numbered in alphabetical order.
-        group: column of groups of samples that a split keeps together.
+        key: columns that identify a sample, by default ``sample``. ``place`` is the center
+            of the geometry, ``date`` is the day in UTC, and ``row`` is the row number.
+        tolerance: maximum distance in meters between the places of a sample.
+        views: whether the rows of one key are views of one sample. Otherwise, repeated keys
+            raise an error.
+        skip_incomplete: False to raise an error if a sample lacks a modality, True to skip
+            the sample, or 'keep' to use its other modalities.
+        labels: label columns, from any of the files. By default, they are ``label`` and
+            ``label_*`` if all samples have a value. Text labels are replaced with class
+            numbers in alphabetical order.
+        group: column that assigns samples to groups. A split keeps each group together.
         transforms: function that takes a sample and returns a new one.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if an entry is not valid, files lack a column, keys repeat, samples are
-            incomplete, or numbers are NaN or infinite in part of a row.
+        ValueError: if an entry is not valid, a file lacks a column, keys repeat, samples
+            are incomplete, or an embedding contains NaN or infinity. An embedding of only
+            NaN counts as absent.
 
     Example:
         >>> import tempfile
@@ -110,7 +111,8 @@ class PairedEmbeddings(FileDataset):
         lengths = {m: len(table.key) for m, table in tables.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
-                f'key must have the same number of parts for all modalities, got {lengths}'
+                'key must have the same number of columns for all modalities, got '
+                f'{lengths}'
             )
         self.names, rows = pair_rows(
             {m: table.columns for m, table in tables.items()},
@@ -140,19 +142,19 @@ class PairedEmbeddings(FileDataset):
 
     @property
     def places(self) -> Callable[[], gpd.GeoDataFrame]:
-        """Function that returns the place of each sample, and its date if known.
+        """Function that returns the geometry of each sample, and its date if known.
 
         Raises:
-            AttributeError: if no file has the place of each sample.
+            AttributeError: if the files lack the geometry of a sample.
         """
         if self._places is None:
-            raise AttributeError('the files have no geometry of each sample')
+            raise AttributeError('places requires a geometry of each sample')
         found = self._places.loc[list(self.samples)].reset_index(drop=True)
         return lambda: found
 
     @property
     def classes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Name of each class of ``label``, if it is text."""
+        """Names of the classes of ``label``, empty unless the labels are text."""
         return self.label_classes.get('label', ())
 
     def load(self, item: int) -> Sample:
@@ -165,7 +167,7 @@ class PairedEmbeddings(FileDataset):
         return sample
 
     def __getitems__(self, indices: list[int]) -> list[Sample]:
-        """Return the samples of a batch, each modality in one indexing operation.
+        """Return the samples of a batch, with one indexing operation per modality.
 
         Args:
             indices: numbers of the samples.
@@ -179,10 +181,10 @@ class PairedEmbeddings(FileDataset):
         return samples if self.transforms is None else [*map(self.transforms, samples)]
 
     def labels(self, name: str = 'label') -> Tensor:
-        """Return a label of all samples, shape (N,) or (N, K).
+        """Return one label of all samples, shape (N,) or (N, K).
 
         Args:
-            name: column of the label.
+            name: name of the label, see :attr:`label_names`.
         """
         return self._labels[name][list(self.samples)]
 
@@ -192,7 +194,7 @@ class PairedEmbeddings(FileDataset):
         return list(self._labels)
 
     def vectors(self, modality: str) -> Tensor:
-        """Return all rows of a modality that samples of this dataset have.
+        """Return the embeddings of one modality in this dataset, without repetitions.
 
         Args:
             modality: name of the modality.
@@ -208,7 +210,7 @@ class PairedEmbeddings(FileDataset):
         return [self.names[item] for item in self.samples]
 
     def label_columns(self) -> pd.DataFrame:
-        """Return the labels with one number as columns, as they are in the files."""
+        """Return a table of the labels with one value per sample, with class names as text."""
         columns = {}
         for name in self._labels:
             values = self.labels(name)
@@ -235,7 +237,7 @@ class PairedEmbeddings(FileDataset):
 
         Args:
             sample: a sample of the dataset.
-            show_titles: whether panels have titles.
+            show_titles: whether to show the name of the modality above each panel.
             suptitle: title of the figure.
 
         Returns:
@@ -288,7 +290,8 @@ class PairedEmbeddings(FileDataset):
         widths = sorted({x.shape[1] for x in features})
         if len(widths) > 1:
             raise ValueError(
-                f'{m}: expected embeddings of one length in all files, found {widths}'
+                f'{m}: expected embeddings of equal length in all files, found lengths '
+                f'{widths}; list only files of one model'
             )
         return _Table(
             np.concatenate(features), pd.concat(columns, ignore_index=True), key
@@ -302,7 +305,9 @@ class PairedEmbeddings(FileDataset):
                 sorted(map(Path, glob(str(full)))) if has_magic(str(path)) else [full]
             )
             if not found:
-                raise FileNotFoundError(f'{m}: {full} must match a file, found none')
+                raise FileNotFoundError(
+                    f'{m}: no file matches {full}; check the option path'
+                )
             paths += found
         return paths
 
@@ -310,15 +315,15 @@ class PairedEmbeddings(FileDataset):
         bad = np.flatnonzero(~np.isfinite(x).all(1))
         if len(bad):
             raise ValueError(
-                f'{m}: expected finite numbers, or NaN in the whole row of an absent '
-                f'embedding, found NaN or infinity in {len(bad)} rows, first for key '
+                f'{m}: expected finite numbers, or only NaN for an absent embedding, found '
+                f'NaN or infinity in {len(bad)} of {len(x)} rows, such as '
                 f'{self.names[rows[bad[0]]]!r}; correct the file'
             )
 
     def _number(
         self, m: str, rows: NDArray[np.int64], present: NDArray[np.bool_], views: bool
     ) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Return the rows of each sample, shape (N, T), -1 if absent."""
+        """Return row numbers of each sample, (N, T), -1 if absent, and a mask, (N,)."""
         found = np.flatnonzero(present)
         order = found[np.argsort(rows[found], kind='stable')]
         counts = np.bincount(rows[order], minlength=len(self.names))
@@ -326,9 +331,9 @@ class PairedEmbeddings(FileDataset):
         if most > 1 and not views:
             repeated = int(counts.argmax())
             raise ValueError(
-                f'{m}: expected one row for each key, found {most} for '
-                f'{self.names[repeated]!r}; add a column to key, such as date, or set '
-                'views: true if they are views or dates of one sample'
+                f'{m}: expected one row for each key, found {most} rows for '
+                f'{self.names[repeated]!r}; add a column such as date to the option key, or '
+                'set `views: true` if the rows are views or dates of one sample'
             )
         starts = np.cumsum(counts) - counts
         place = np.arange(most) % np.maximum(counts, 1)[:, None]
@@ -345,8 +350,8 @@ class PairedEmbeddings(FileDataset):
         if not whole.any():
             first = {m: self.names[int(x.argmax())] for m, x in has.items() if x.any()}
             raise ValueError(
-                f'expected samples with all modalities, found none among {counts}; the '
-                f'first keys are {first}; correct key or tolerance'
+                f'expected samples with all modalities, found none (samples: {counts}, '
+                f'first keys: {first}); correct the option key or tolerance'
             )
         if skip is False and not whole.all():
             m, missing = next(
@@ -355,9 +360,9 @@ class PairedEmbeddings(FileDataset):
             raise ValueError(
                 f'{m}: expected an embedding for each sample, found none for '
                 f'{int(missing.sum())} of {int(some.sum())} samples, such as '
-                f'{self.names[int(missing.argmax())]!r} (rows: {counts}); set '
-                'skip_incomplete to true to leave them out, or to keep to use the other '
-                'modalities'
+                f'{self.names[int(missing.argmax())]!r}; set `skip_incomplete: true` to '
+                'skip these samples, or `skip_incomplete: keep` to use their other '
+                f'modalities (samples: {counts})'
             )
         self.left_out = [self.names[i] for i in np.flatnonzero(~whole)]
         if skip != 'keep':
@@ -389,7 +394,7 @@ class PairedEmbeddings(FileDataset):
             if missing:
                 raise ValueError(
                     f'labels: expected {name} for each sample, found none for {missing} '
-                    f'of {len(values)}; fill in the column, or leave it out'
+                    f'of {len(values)}; complete the column, or remove it from labels'
                 )
             key = name if name.split('_')[0] == 'label' else f'label_{name}'
             found, classes = _to_label(values)
@@ -417,7 +422,7 @@ class PairedEmbeddings(FileDataset):
         tables: Mapping[str, _Table],
         rows: Mapping[str, NDArray[np.int64]],
     ) -> 'pd.Series[Any]':
-        """Return the values of a column by sample, from the first file that has one."""
+        """Return the value of a column for each sample, from the first entry with one."""
         parts = [
             pd.Series(t.columns[name].to_numpy(object), index=rows[m])
             for m, t in tables.items()
@@ -425,27 +430,31 @@ class PairedEmbeddings(FileDataset):
         ]
         if not parts:
             found = {m: [*t.columns] for m, t in tables.items()}
-            raise ValueError(f'expected the column {name} in a file, found {found}')
+            raise ValueError(
+                f'expected column {name!r} in at least one file, found {found}; correct '
+                'the option labels or group'
+            )
         joined = pd.concat(parts).dropna()
         first = joined[~joined.index.duplicated()]
         return first.reindex(range(len(self.names)))
 
 
 def check_entries(embeddings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check the entries of the modalities, before a file is read.
+    """Check the entries of the modalities before files are read.
 
     Args:
         embeddings: entry of each modality, by name.
 
     Raises:
-        ValueError: if there is none, or a key is unknown or absent.
+        ValueError: if there is no entry, an entry has no ``path``, or its keys are not
+            valid.
     """
     if not embeddings:
         raise ValueError('embeddings must have at least one modality, got none')
     for m, entry in embeddings.items():
         if not isinstance(entry, Mapping) or not entry.get('path'):
             raise ValueError(
-                f'{m}: the entry must be a mapping with path, got {entry!r}'
+                f'{m}: the entry must be a mapping with the key path, got {entry!r}'
             )
         check_keys(m, entry, _KEYS)
 
@@ -453,28 +462,29 @@ def check_entries(embeddings: Mapping[str, Mapping[str, Any]]) -> None:
 def _as_list(key: str | Sequence[str]) -> list[str]:
     found = [key] if isinstance(key, str) else list(key)
     if not found:
-        raise ValueError('key must have one or more columns, got none')
+        raise ValueError('key must have at least one column, got none')
     return found
 
 
 def _part(
     m: str, file: EmbeddingFile, x: Floats, column: str, part: str | None
 ) -> Floats:
-    """Return the embeddings of one modality of a file."""
+    """Return the embeddings of one modality in a file."""
     spans = file.spans if column == 'embedding' else {}
     chosen = part or (m if m in spans else None)
     if chosen is None and len(spans) <= 1:
         return x
     if chosen not in spans:
         raise ValueError(
-            f'{m}: part must be one of {list(spans)} of {file.path}, got {part!r}'
+            f'{m}: part must be one of the modalities {list(spans)} in {file.path}, got '
+            f'{part!r}'
         )
     start, stop = spans[chosen]
     return np.ascontiguousarray(x[:, start:stop])
 
 
 def _to_label(values: 'pd.Series[Any]') -> tuple[Tensor, tuple[str, ...]]:
-    """Convert a column to numbers of classes, zeros and ones, or numbers."""
+    """Convert a label column to a tensor, and return its class names if it is text."""
     if isinstance(values.iloc[0], list | np.ndarray):
         return torch.from_numpy(np.stack(values.tolist())).long(), ()
     if isinstance(values.iloc[0], str):

@@ -9,9 +9,9 @@ import shapely
 from numpy.typing import NDArray
 from sklearn.neighbors import BallTree
 
-#: Parts of a key that are computed, not read.
+#: Names of key columns that are computed, not read.
 PLACE, DATE, ROW = 'place', 'date', 'row'
-#: Columns of a date, as in the tables of TorchGeo.
+#: Names of date columns, as in the tables of TorchGeo.
 DATES = ('date', 'datetime', 'timestamp')
 # Longitude and latitude in tables without geometry, as in Major TOM.
 _POINTS = (('centre_lon', 'centre_lat'), ('lon', 'lat'), ('longitude', 'latitude'))
@@ -19,14 +19,14 @@ _EARTH = 6_371_000.0
 
 
 def columns_of_key(key: str, names: Sequence[str]) -> list[str]:
-    """Return the columns that a part of a key needs.
+    """Return the table columns that a key column is computed from.
 
     Args:
-        key: name of a column, ``place``, ``date`` or ``row``.
-        names: columns of the table.
+        key: name of a table column, or ``place``, ``date`` or ``row``.
+        names: names of the table columns.
 
     Raises:
-        ValueError: if the table has none of the needed columns.
+        ValueError: if the table lacks the required columns.
     """
     if key == ROW:
         return []
@@ -40,8 +40,8 @@ def columns_of_key(key: str, names: Sequence[str]) -> list[str]:
             return option
     wanted = ' or '.join(' and '.join(option) for option in options)
     raise ValueError(
-        f'expected {wanted} for the key {key!r}, found columns {list(names)}; set key to '
-        f'some of them, or to {ROW} to pair rows by their number'
+        f'expected {wanted} for the key {key!r}, found columns {list(names)}; set the '
+        f'option key to some of these columns, or to {ROW} to pair rows by their number'
     )
 
 
@@ -50,20 +50,20 @@ def pair_rows(
     keys: Mapping[str, Sequence[str]],
     tolerance: float,
 ) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
-    """Number the samples of several tables.
+    """Pair the rows of several tables that have the same key.
 
     Args:
-        tables: columns of the key by table, see :func:`columns_of_key`. A geometry is in
-            longitude and latitude.
-        keys: parts of the key, by table; all have the same number of parts.
+        tables: tables by name, with the columns from :func:`columns_of_key`. Geometries
+            are in longitude and latitude.
+        keys: key columns by table, the same number for all tables.
         tolerance: maximum distance in meters between the places of a sample. Each row gets
-            the place of the nearest row in an earlier table.
+            the nearest place of earlier tables within this distance.
 
     Returns:
-        The name of each sample, and the sample number of each row, by table.
+        Name of each sample, and sample number of each row, by table.
 
     Raises:
-        ValueError: if a part of the key is the place for only some tables.
+        ValueError: if a key column is the place for only some tables.
     """
     count = len(next(iter(keys.values())))
     parts: dict[str, list[pd.Series]] = {m: [] for m in tables}
@@ -89,7 +89,7 @@ def pair_rows(
 
 
 def _text(table: pd.DataFrame, key: str) -> NDArray[Any]:
-    """Return a part of the key of each row as text."""
+    """Return a key column of each row as text."""
     if key == ROW:
         return np.arange(len(table)).astype(str)
     (column,) = columns_of_key(key, list(table))
@@ -102,7 +102,7 @@ def _text(table: pd.DataFrame, key: str) -> NDArray[Any]:
 def _match_places(
     tables: Mapping[str, pd.DataFrame], tolerance: float
 ) -> dict[str, NDArray[Any]]:
-    """Name the place of each row after the first row near it."""
+    """Return a name of the place of each row, the same for places within tolerance."""
     names = np.empty(0, object)
     known = np.empty((0, 2))
     found = {}
@@ -112,7 +112,7 @@ def _match_places(
         if len(known):
             distance, nearest = BallTree(known, metric='haversine').query(points)
             number = np.where(distance * _EARTH <= tolerance, nearest, -1)[:, 0]
-        # Equal places of one table are one place, such as several dates.
+        # Rows of one table with equal coordinates, such as dates, have one place.
         new, inverse = np.unique(points[number < 0], axis=0, return_inverse=True)
         number[number < 0] = len(known) + inverse.ravel()
         known = np.concatenate([known, new])
@@ -123,7 +123,7 @@ def _match_places(
 
 
 def _points(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Return latitude and longitude of each row in radians, shape (N, 2)."""
+    """Return the latitude and longitude of each row in radians, shape (N, 2)."""
     columns = columns_of_key(PLACE, list(table))
     if len(columns) == 2:
         lon, lat = (table[c].to_numpy(np.float64) for c in columns)

@@ -1,4 +1,4 @@
-"""An encoder without parameters, for embeddings of frozen models."""
+"""Encoder without parameters for embeddings of frozen models."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ class IdentityEncoder(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Do nothing, because there is no activation to recompute."""
+        """Do nothing, because there are no activations to recompute."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Standardize the bands.
@@ -63,7 +63,7 @@ class IdentityEncoder(nn.Module):
 
         Args:
             x: features of each pixel, shape (B, D, H, W).
-            pre_logits: not used.
+            pre_logits: unused.
 
         Returns:
             Features, shape (B, D).
@@ -71,7 +71,7 @@ class IdentityEncoder(nn.Module):
         return x.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features.
+        """Standardize the bands and average the features over the pixels.
 
         Args:
             x: embeddings in [0, 1], shape (B, D, H, W).
@@ -87,7 +87,7 @@ default_cfgs = generate_default_cfgs({'identity.untrained': {'input_size': (3, 1
 
 @register_model
 def identity(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Embeddings of frozen models as features, without parameters."""
+    """Build an encoder without parameters for embeddings of frozen models."""
     model: nn.Module = build_model_with_cfg(
         IdentityEncoder, IDENTITY, pretrained, **kwargs
     )

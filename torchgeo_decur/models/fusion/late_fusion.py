@@ -188,7 +188,7 @@ class LateFusion(nn.Module, ABC):
         """
 
     def _hide(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Replace the images of absent samples, which may have any values."""
+        """Replace images of an absent modality, which may have any values."""
         if self.encoders.training:
             return impute_absent(x, mask)
         # Without batch statistics, samples are independent.
@@ -250,8 +250,8 @@ def impute_absent(x: Tensor, mask: Tensor) -> Tensor:
         mask: boolean mask of the samples that have the modality, shape (B,).
 
     Returns:
-        A tensor in which all samples without the modality have copies of other samples. If
-        no sample has the modality, all values are zero.
+        A tensor in which copies of other samples replace the samples without the modality.
+        If no sample has the modality, all values are zero.
 
     Example:
         >>> x = torch.tensor([1.0, 9.0, 3.0])

@@ -113,20 +113,20 @@ def resample_cells(x: Tensor, cells: Sequence[int], step: Sequence[float]) -> Te
 
 
 def resample_tokens(x: Tensor, cells: Sequence[int], size: Sequence[float]) -> Tensor:
-    """Resample a map bilinearly to cells that cover a part of it, from its upper left corner.
+    """Resample the top left part of a feature map bilinearly to other cells.
 
-    The result is the same as of :func:`resample_cells` for a map that reaches to the end
-    of the cells. Two matrix products compute it without a decision that depends on a
-    size, so that an exported program is valid for all sizes. They are only fast for small
-    maps.
+    If the part lies within the map, the result is the same as from
+    :func:`resample_cells`. The function uses two matrix products and no branch that
+    depends on a size. An exported program is therefore valid for all sizes. The matrix
+    products are fast only for small maps.
 
     Args:
-        x: a map, shape (B, C, h, w).
-        cells: height and width of the result.
-        size: height and width of the covered part, in cells of the map.
+        x: feature map, shape (B, C, h, w).
+        cells: number of rows and columns of the result.
+        size: height and width of the part, in cells of ``x``.
 
     Returns:
-        A map, shape (B, C, ``*cells``), of the same dtype.
+        The resampled feature map, shape (B, C, ``*cells``), same dtype.
 
     Example:
         >>> x = torch.tensor([1.0, 3.0, 5.0, 7.0]).reshape(1, 1, 1, 4)
@@ -155,28 +155,28 @@ def _filter(size: int, cells: int, extent: float, like: Tensor) -> Tensor:
 
 
 def pad_to(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Repeat the last row and column of images.
+    """Pad images by repeating their last row and column.
 
     Args:
         x: images, shape (B, C, H, W).
-        size: height and width of the result, not smaller.
+        size: height and width of the result, at least H and W.
 
     Returns:
         Images, shape (B, C, ``*size``).
     """
     bottom, right = (a - b for a, b in zip(size, x.shape[-2:], strict=True))
-    # An exported program pads images of every size.
+    # An exported program must not branch on the size, so it always pads.
     if not torch.compiler.is_compiling() and not bottom and not right:
         return x
     return pad(x, (0, right, 0, bottom), mode='replicate')
 
 
 def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Crop maps to their upper left corner.
+    """Crop maps to their top left part.
 
     Args:
         x: maps, shape (B, C, H, W).
-        size: height and width of the result, not larger.
+        size: height and width of the result, at most H and W.
 
     Returns:
         Maps, shape (B, C, ``*size``).

@@ -57,7 +57,7 @@ class TokenPyramid(nn.Module):
             depth * (i + 1) // len(self.strides) - 1 for i in range(len(self.strides))
         ]
         model.prune_intermediate_layers(self.depths, prune_norm=False)
-        # Images are padded before. Programs cannot store how timm rounds their size.
+        # forward pads the images, because exported programs cannot round sizes like timm.
         embed: Any = getattr(model, 'patch_embed', None)
         if getattr(embed, 'dynamic_img_pad', False):
             embed.dynamic_img_pad = False

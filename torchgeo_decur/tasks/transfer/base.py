@@ -130,10 +130,10 @@ class LateFusionTask(CheckedTask):
 
     @abstractmethod
     def predictions(self) -> nn.Module:
-        """Return a module that converts outputs of the model to named predictions."""
+        """Return a module that converts model outputs to named predictions."""
 
     def whole_model(self) -> WholeModel:
-        """Return model and predictions, as in ``predict``, for ``save_onnx``.
+        """Return the model with its predictions, for example for ``save_onnx``.
 
         Returns:
             Model with the inputs of all modalities except ``missing_modalities``.

@@ -19,18 +19,18 @@ _TASKS: dict[str, type[LateFusionTask]] = {
 
 
 def load_transfer(file: str | Path) -> LateFusionTask | None:
-    """Build the task of a checkpoint, with its weights.
+    """Build the transfer task of a checkpoint and load its parameters.
 
     Args:
         file: checkpoint of a fit.
 
     Returns:
-        The task in evaluation mode, or None if the checkpoint is of no transfer task of
-        this package.
+        The task in evaluation mode, or None if the checkpoint does not belong to a
+        transfer task of this package.
     """
     content = torch.load(file, map_location='cpu', weights_only=True)
     task = _TASKS.get(str(content.get('task')))
     if task is None:
         return None
-    # The file has passed as tensors and plain values.
+    # The load above has checked that the file has only tensors and plain values.
     return task.load_from_checkpoint(file, map_location='cpu').eval()

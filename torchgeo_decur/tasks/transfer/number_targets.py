@@ -173,7 +173,7 @@ class NumberTargets(LateFusionTask):
         return values.squeeze(1)
 
     def predictions(self) -> NumberPredictions:
-        """Return a module that computes numbers in the unit of the targets."""
+        """Return a module that converts outputs to numbers in the unit of the targets."""
         return NumberPredictions(self.target_mean, self._known_std())
 
     def _scale(self, y: Tensor) -> Tensor:
