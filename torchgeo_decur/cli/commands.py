@@ -276,10 +276,10 @@ def shared(
 
     Args:
         source: config with model and data, such as the config.yaml of a fit, or a feature
-            file: Parquet, for example from ``torchgeo-decur embed``, or NumPy (.npy).
+            file: Parquet, for example from ``torchgeo-decur embed``, or NumPy (.npy, .npz).
         other: second feature file, with the same samples in the same order.
         out: output folder for the tables and the figure.
-        column: name of the feature column in Parquet files.
+        column: name of the feature column, or a pattern of columns of numbers.
         smallest: minimum canonical correlation of a shared direction.
         ckpt_path: model checkpoint, by default the last one next to the config.
         split: split to use, if the source is a config.

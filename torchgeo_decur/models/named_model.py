@@ -1,4 +1,4 @@
-"""Wrap models so that each input and output is one named tensor, for other runtimes."""
+"""Wrap models so that other runtimes get one named tensor per input and output."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -210,7 +210,7 @@ class PairedEmbeddings(FileDataset):
         return [self.names[item] for item in self.samples]
 
     def label_columns(self) -> pd.DataFrame:
-        """Return a table of the labels with one value per sample, with class names as text."""
+        """Return a table of the labels with one value per sample, text as in the files."""
         columns = {}
         for name in self._labels:
             values = self.labels(name)
