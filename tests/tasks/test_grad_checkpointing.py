@@ -131,7 +131,7 @@ def test_every_encoder_recomputes() -> None:
 
 
 @pytest.mark.parametrize('name', ['test_resnet', 'resnet18_rda', 'mit_b0', 'alexnet'])
-def test_stores_less(name: str) -> None:
+def test_recomputation_stores_less(name: str) -> None:
     encoder: Any = create_encoder(name, 3)
     x = torch.rand(1, 3, 64, 64)
     before = stored_bytes(encoder, x)
@@ -148,7 +148,7 @@ def test_fit_has_the_same_weights_and_statistics() -> None:
     torch.testing.assert_close(*states, rtol=1e-4, atol=1e-5)
 
 
-def test_rejects_a_model_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_a_model_that_cannot_recompute(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = MultimodalEncoder({'s1': 2}, 'test_resnet')
     monkeypatch.delattr(timm.models.ResNet, 'set_grad_checkpointing')
     with pytest.raises(ValueError, match=r"got 'test_resnet' for s1; use smaller"):

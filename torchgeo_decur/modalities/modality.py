@@ -101,8 +101,9 @@ class Modality:
     def limits(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Lower and upper limit of each band, which are scaled to 0 and 1.
 
-        The limits are mean - 2 std and mean + 2 std, with 4 std for embeddings, or 0 and
-        255 for ``uint8`` without statistics. Otherwise they are None, and each patch has its own limits.
+        The limits are mean - 2 std and mean + 2 std, or mean - 4 std and mean + 4 std for
+        embeddings. Without statistics, they are 0 and 255 for ``uint8`` and otherwise None.
+        Elevation and depth are then scaled with the percentiles of each patch.
         """
         if self.mean is not None and self.std is not None:
             width = EMBEDDING_WIDTH if self.kind == 'embedding' else 2

@@ -153,9 +153,9 @@ def encode_rows(
 ) -> Results:
     """Compute features and embeddings of the samples that have a modality.
 
-    If no sample has a modality, its encoder gets a blank image, whose results are dropped.
-    The features then have zero rows and the right width, and every parameter gets a
-    gradient.
+    If no sample has a modality, the encoder of this modality gets a blank image, and its
+    results are dropped. The features then have zero rows and the right width, and every
+    parameter gets a gradient.
 
     Args:
         encode: see :func:`encode_present`.
@@ -166,7 +166,7 @@ def encode_rows(
             ``encode``.
 
     Returns:
-        Features and embeddings of the samples that have them, by name.
+        Features and embeddings by name, with rows only for the samples that have them.
     """
     found = {m: x for m, x in images.items() if len(x)}
     features: dict[str, Tensor] = {}

@@ -117,9 +117,9 @@ def _file(path: Path) -> OpenedModel:
         else:
             return _encoder(str(path))
         raise ValueError(
-            f'{path}: expected TorchScript, torch.export (.pt2), ONNX (.onnx) or an encoder '
-            'of this package, found another format; build the model in Python and pass it to '
-            'FrozenEncoder'
+            f'{path}: expected TorchScript, torch.export (.pt2), ONNX (.onnx) or an '
+            'encoder of this package, found another format; build the model in Python '
+            'and pass it to FrozenEncoder'
         ) from error
 
 
@@ -251,8 +251,8 @@ class OnnxModel(nn.Module):
         # The error classes of onnxruntime are not public.
         except Exception as error:
             raise ValueError(
-                f'{path}: expected an ONNX file, found another format ({error}); export the '
-                'model again'
+                f'{path}: expected an ONNX file, found another format ({error}); export '
+                'the model again'
             ) from error
         self.names = [value.name for value in self.session.get_inputs()]
         # The bytes of the file identify the model as its parameters would.

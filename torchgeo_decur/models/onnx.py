@@ -219,7 +219,11 @@ def _named(
 def _inputs(
     named: NamedModel, number: int, shape: Any, draw: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw random inputs. Each sample after the first lacks a modality, whose image is NaN."""
+    """Draw random inputs.
+
+    If the model has availability masks, each sample after the first lacks one modality, and
+    the image of this modality is NaN.
+    """
     images = {
         name: torch.rand(number, c, *shape, generator=draw)
         for name, c in named.channels.items()

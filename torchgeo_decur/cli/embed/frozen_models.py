@@ -32,9 +32,9 @@ def embed_with(
     """Write embeddings from frozen models for each sample of the prediction split.
 
     The file has the format of :func:`~torchgeo_decur.cli.embed.embed_rasters`, with one
-    modality per encoder. Its metadata also contain the bands, scale and size of each input.
-    The datamodule checks the images and passes them in the unit of the data. Each encoder
-    then scales its own input.
+    modality per encoder. Its metadata also contain the bands, scale and size of each
+    input. The datamodule checks the images and passes them in the unit of the data. Each
+    encoder then scales its own input.
     :class:`~torchgeo_decur.datamodules.PairedEmbeddingsDataModule` reads the file.
 
     Args:
@@ -64,7 +64,8 @@ def embed_with(
     if not isinstance(datamodule, MultimodalDataModule):
         raise ValueError(
             'datamodule must be one of torchgeo_decur.datamodules, got '
-            f'{type(datamodule).__name__}; for a dataset of TorchGeo, use TorchGeoDataModule'
+            f'{type(datamodule).__name__}; for a dataset of TorchGeo, use '
+            'TorchGeoDataModule'
         )
     datamodule.prepare_data()
     datamodule.setup('predict')

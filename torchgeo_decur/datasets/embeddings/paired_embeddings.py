@@ -59,8 +59,8 @@ class PairedEmbeddings(FileDataset):
         key: columns that identify a sample, by default ``sample``. ``place`` is the center
             of the geometry, ``date`` is the day in UTC, and ``row`` is the row number.
         tolerance: maximum distance in meters between the places of a sample.
-        views: whether the rows of one key are views of one sample. Otherwise, repeated keys
-            raise an error.
+        views: whether the rows of one key are views of one sample. Otherwise, repeated
+            keys raise an error.
         skip_incomplete: False to raise an error if a sample lacks a modality, True to skip
             the sample, or 'keep' to use its other modalities.
         labels: label columns, from any of the files. By default, they are ``label`` and
@@ -315,8 +315,8 @@ class PairedEmbeddings(FileDataset):
         bad = np.flatnonzero(~np.isfinite(x).all(1))
         if len(bad):
             raise ValueError(
-                f'{m}: expected finite numbers, or only NaN for an absent embedding, found '
-                f'NaN or infinity in {len(bad)} of {len(x)} rows, such as '
+                f'{m}: expected finite numbers, or only NaN for an absent embedding, '
+                f'found NaN or infinity in {len(bad)} of {len(x)} rows, such as '
                 f'{self.names[rows[bad[0]]]!r}; correct the file'
             )
 
@@ -332,8 +332,8 @@ class PairedEmbeddings(FileDataset):
             repeated = int(counts.argmax())
             raise ValueError(
                 f'{m}: expected one row for each key, found {most} rows for '
-                f'{self.names[repeated]!r}; add a column such as date to the option key, or '
-                'set `views: true` if the rows are views or dates of one sample'
+                f'{self.names[repeated]!r}; add a column such as date to the option key, '
+                'or set `views: true` if the rows are views or dates of one sample'
             )
         starts = np.cumsum(counts) - counts
         place = np.arange(most) % np.maximum(counts, 1)[:, None]

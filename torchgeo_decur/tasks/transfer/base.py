@@ -69,7 +69,8 @@ class LateFusionTask(CheckedTask):
         lr_schedule: learning rate schedule: 'constant', 'cosine' decay to 0, or 'step',
             which divides the rates by 10 after 60 % and after 80 % of the epochs.
         grad_checkpointing: whether the backward pass recomputes the activations of the
-            encoders: less memory, the same loss and gradient, and one more forward pass.
+            encoders. This saves memory at the cost of one more forward pass, without
+            changing loss or gradient.
 
     Raises:
         ValueError: if an option is invalid or options contradict each other.
