@@ -47,10 +47,11 @@ class ExportEncoders(Callback):
         self.folder = folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that the folder is writable and the task has encoders.
+        """Check that the folder is writable and the task has encoders with parameters.
 
         Raises:
-            ValueError: if the folder is not writable, or the task has no encoders.
+            ValueError: if the folder is not writable, the task has no encoders, or an
+                encoder has no parameters.
         """
         if stage != 'fit':
             return

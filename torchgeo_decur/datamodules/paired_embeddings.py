@@ -28,8 +28,8 @@ class PairedEmbeddingsDataModule(MultimodalDataModule):
         views: whether the rows of one key are views of one sample.
         skip_incomplete: False to raise an error if a sample lacks a modality, True to skip
             the sample, or 'keep' to use its other modalities.
-        labels: label columns; by default ``label`` and ``label_*`` if all samples have a
-            value.
+        labels: label columns; by default the columns ``label`` and ``label_*`` that have a
+            value for every sample.
         group: column that assigns samples to groups, such as tiles. A split keeps each
             group together. By default, each sample is a group.
         val_fraction: fraction of the groups for validation. With 0, there is no validation

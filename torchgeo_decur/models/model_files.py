@@ -37,7 +37,7 @@ class OpenedModel:
 def open_model(
     model: nn.Module | str, bands: Sequence[str], init_args: Mapping[str, Any]
 ) -> OpenedModel:
-    """Open a model.
+    """Open a model by name or from a file.
 
     Args:
         model: a module, or one of the following texts:

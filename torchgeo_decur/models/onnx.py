@@ -91,8 +91,8 @@ def save_program(
     """Write a model as a :mod:`torch.export` program, for torch without this package.
 
     ``torch.export.load(file).module()`` returns the model. A multimodal model has the
-    arguments of :meth:`WholeModel.forward()
-    <torchgeo_decur.models.WholeModel.forward>`, and a single encoder takes one image
+    arguments ``images`` and ``available`` of
+    :class:`~torchgeo_decur.models.WholeModel`, and a single encoder takes one image
     tensor. The program is checked like the file of :func:`save_onnx`. It includes the
     metadata as ``metadata.json``.
 
@@ -168,7 +168,7 @@ def save_model(
 
 @contextmanager
 def _explain(title: str, size: int | None) -> Iterator[None]:
-    """Convert errors of torch to a message that names the model and a remedy."""
+    """Convert errors of torch to a ValueError that names the model and a remedy."""
     try:
         yield
     except (

@@ -35,7 +35,7 @@ class _Table:
 
 
 class PairedEmbeddings(FileDataset):
-    """Dataset of embeddings from several frozen models, each of them one modality.
+    """Dataset of embeddings from several frozen models, each as one modality.
 
     A sample has one ``image_<m>`` per modality: its embedding as a float32 image with D
     bands and one pixel, shape (D, 1, 1). Tasks and analyses can therefore treat it like an
@@ -63,9 +63,9 @@ class PairedEmbeddings(FileDataset):
             keys raise an error.
         skip_incomplete: False to raise an error if a sample lacks a modality, True to skip
             the sample, or 'keep' to use its other modalities.
-        labels: label columns, from any of the files. By default, they are ``label`` and
-            ``label_*`` if all samples have a value. Text labels are replaced with class
-            numbers in alphabetical order.
+        labels: label columns, from any of the files. By default, they are the columns
+            ``label`` and ``label_*`` that have a value for every sample. Text labels are
+            replaced with class numbers in alphabetical order.
         group: column that assigns samples to groups. A split keeps each group together.
         transforms: function that takes a sample and returns a new one.
 

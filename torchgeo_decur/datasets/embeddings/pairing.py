@@ -102,7 +102,7 @@ def _text(table: pd.DataFrame, key: str) -> NDArray[Any]:
 def _match_places(
     tables: Mapping[str, pd.DataFrame], tolerance: float
 ) -> dict[str, NDArray[Any]]:
-    """Return a name of the place of each row, the same for places within tolerance."""
+    """Name the place of each row, with one name for places within the tolerance."""
     names = np.empty(0, object)
     known = np.empty((0, 2))
     found = {}
