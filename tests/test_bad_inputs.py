@@ -211,7 +211,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'wrong band count, rasters': (
         rasters(own(bands=3)),
         ValueError,
-        r"optical: expected 2 bands \['column', 'row'\], found 3 in .*own\.tif; list",
+        r"optical: expected 2 bands \['column', 'row'\], found 3 in .*own\.tif; set the option bands",
     ),
     'wrong band count, of the task': (
         lambda _: fit(model(modalities={'s1': 2, 's2': 12}), synthetic()),
@@ -221,7 +221,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'swapped polarisations': (
         ssl4eo(swap),
         ValueError,
-        r's1: expected VV brighter than VH .*found mean VV -1\d\.\d+ < VH -7\.\d+; '
+        r's1: expected VV brighter than VH .*found mean VV -1\d\.\d+ < VH -7\.\d+, '
         'as in swapped bands',
     ),
     'linear power instead of dB': (
@@ -237,7 +237,7 @@ CASES: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     'CRS mismatch, none': (
         rasters(own(crs=None)),
         ValueError,
-        r'optical: expected georeferenced rasters, but .*own\.tif has no CRS .*add them',
+        r'optical: expected georeferenced rasters, but .*own\.tif has no CRS .*add both',
     ),
     'CRS mismatch, no way between them': (
         rasters(own(crs=LOCAL)),

@@ -287,8 +287,11 @@ def test_transforms_samples_and_forms_batches(roots: dict[str, Path]) -> None:
     [
         ({'version': 'v3'}, "version must be one of .*'v2'.*, got 'v3'"),
         ({'split': 'dev'}, "split must be one of .*'all'.*, got 'dev'"),
-        ({'modalities': ['s3']}, r"modalities must be .*, got \['s3'\]"),
-        ({'modalities': []}, r'modalities must be .*, got \[\]'),
+        (
+            {'modalities': ['s3']},
+            r"modalities must contain one or both of .*, got \['s3'\]",
+        ),
+        ({'modalities': []}, r'modalities must contain one or both of .*, got \[\]'),
     ],
 )
 def test_rejects_invalid_options(

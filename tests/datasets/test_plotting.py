@@ -86,6 +86,7 @@ def test_rejects_invalid_arguments() -> None:
     with pytest.raises(ValueError, match='at least one image or mask must be given'):
         plot_images({}, {})
     with pytest.raises(
-        ValueError, match=r"s1: expected 2 bands \['VV', 'VH'\], found 3"
+        ValueError,
+        match=r"s1: expected the bands \['VV', 'VH'\], found an image with channel count 3",
     ):
         plot_images({'s1': torch.zeros(3, 4, 4)}, {'s1': S1})

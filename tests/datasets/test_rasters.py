@@ -513,9 +513,9 @@ def test_finds_files_by_glob_and_suffix(tmp_path: Path) -> None:
         ({'nodata': 'none'}, "x: nodata must be a number .* got 'none'"),
         ({'nodata': True}, 'x: nodata must be a number'),
         ({'nodata': [0, 1]}, 'x: nodata must be a single number'),
-        ({'bands': 'B2'}, 'x: bands must be a list of names'),
-        ({'bands': [1, 2]}, 'x: bands must be a list of names'),
-        ({'glob': ['*.tif']}, 'x: glob must be text'),
+        ({'bands': 'B2'}, 'x: bands must be a list of band names'),
+        ({'bands': [1, 2]}, 'x: bands must be a list of band names'),
+        ({'glob': ['*.tif']}, 'x: glob must be a string'),
         ({'paths': 3}, 'x: paths must be a folder'),
         ({'resampling': 'max'}, r"must be one of \['nearest', .*'rms'\], got 'max'"),
     ],
@@ -543,7 +543,7 @@ def test_refuses_classes_that_would_ignore_a_mask(tmp_path: Path) -> None:
     with rasterio.open(path, 'r+') as file:
         file.write_mask(np.where(HOLE, 0, 255).astype(np.uint8) * np.ones((SIZE, 1)))
     refuse(
-        'x: .*has a mask, which Dated ignores; set paths',
+        'x: .*has a mask, which Dated ignores; set the options paths',
         tmp_path / 'x',
         *('first', 'second'),
         dataset='tests.helpers.fake_data.Dated',

@@ -213,7 +213,7 @@ def test_place_without_dates_lacks_a_modality(root: Path) -> None:
 def test_all_takes_the_common_number_of_dates(root: Path) -> None:
     shutil.rmtree(root / 's2c/0000001' / product('s2c', 0))
     with pytest.warns(
-        UserWarning, match=r'1 of up to 2 dates .* because 1 of 2 .* 0000001'
+        UserWarning, match=r'1 of up to 2 dates .* missing from 1 of 2 .* 0000001'
     ):
         dataset = SSL4EOS12Pair(root)
     assert dataset.num_dates == 1

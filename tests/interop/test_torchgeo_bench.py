@@ -118,7 +118,10 @@ def test_rejects_weights_with_too_little_metadata(
     save_encoder(encoder, tmp_path / 'b', 'test_resnet', known)
     file = str(tmp_path / 'b.safetensors')
     assert bench.EncoderBench(bands, file).eval()(images((-10, 5))).shape == (3, 96)
-    with pytest.raises(ValueError, match=r'contain the unit .* normalization=bandspec'):
+    with pytest.raises(
+        ValueError,
+        match=r'contain the unit .*normalization=model_native, got none; set .*bandspec',
+    ):
         bench.EncoderBench(bands, file, normalization='model_native')
 
 

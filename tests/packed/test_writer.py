@@ -428,7 +428,7 @@ def test_repair_needs_the_same_samples(tmp_path: Path, numbers: Path) -> None:
     [
         ({'values': 'int8'}, r"values must be one of \('raw', 'uint8'\), got 'int8'"),
         ({'splits': ('tests',)}, r"splits must be one or more of .*, got \['tests'\]"),
-        ({'splits': ('train', 'test')}, r"NumbersDataModule, which has no \['test'\]"),
+        ({'splits': ('train', 'test')}, r"NumbersDataModule, which lacks \['test'\]"),
         ({'workers': -1}, 'workers must not be negative, got -1'),
         ({'shard_size': 0}, 'shard_size must be positive, got 0'),
         ({'compression': 'gzip'}, "compression must be 'zstd' or None, got 'gzip'"),

@@ -268,7 +268,8 @@ class TestFilesOfTheUser:
         notes.write_text('mine')
         page.write_text('mine')
         with pytest.raises(
-            ValueError, match=r"contains \['rank', 'report.html'\]; choose"
+            ValueError,
+            match=r"contains files such as \['rank', 'report.html'\]; choose",
         ):
             write_report(task, data, tmp_path, analyses=['rank'])
         assert notes.read_text() == page.read_text() == 'mine'

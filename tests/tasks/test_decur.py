@@ -437,7 +437,7 @@ class TestErrors:
             ),
             (
                 {'projector': [], 'model': {'s1': 'test_resnet', 's2': 'resnet18'}},
-                r"'s1': 96, 's2': 512}, got \[\]",
+                r"'s1': 96, 's2': 512}\), got \[\]",
             ),
             ({'model': 'resnet51'}, "got 'resnet51'; did you mean one of"),
             (

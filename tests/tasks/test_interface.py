@@ -134,7 +134,7 @@ class TestTransfer:
         text = ' '.join(help_of(task).split())
         for option in options_of_bases(task):
             assert f'--model.{option} ' in text
-        assert 'modalities to leave out in validation, test and prediction' in text
+        assert 'modalities to omit in validation, test and prediction' in text
         assert 'required' not in text.partition('--model.model MODEL ')[2]
 
     def test_options_are_flat(self, task: type[LateFusionTask]) -> None:

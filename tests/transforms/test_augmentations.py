@@ -336,7 +336,9 @@ class TestFixedOptions:
         assert torch.equal(*views)
 
     def test_the_old_name_does_not_set_a_fixed_option(self) -> None:
-        with pytest.raises(ValueError, match='expected grayscale or its old name grey'):
+        with pytest.raises(
+            ValueError, match='expected either grayscale or its old name grey'
+        ):
             ElevationAugmentation(grey=0.5)
 
 
