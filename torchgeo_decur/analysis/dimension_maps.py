@@ -47,7 +47,7 @@ def correlation_distance(points: Array) -> Array:
         points: standardized values of P dimensions over n samples, shape (P, n).
 
     Returns:
-        Distances in [0, 2], shape (P, P), float64: 0 for identical and 1 for
+        Distances in [0, 2], shape (P, P), float64, with 0 for identical and 1 for
         uncorrelated dimensions.
     """
     x = points.astype(np.float64)

@@ -56,7 +56,7 @@ class EmbeddingLoss(nn.Module, ABC):
                 default, all samples have all modalities.
 
         Returns:
-            Scalars: ``loss`` and its terms. With ``available``, also ``pairs_<m>_<n>``,
+            The scalar ``loss`` and its terms. With ``available``, also ``pairs_<m>_<n>``,
             the number of samples that have both modalities.
 
         Raises:
@@ -90,7 +90,7 @@ class EmbeddingLoss(nn.Module, ABC):
                 embedding. None if all samples have all embeddings.
 
         Returns:
-            Scalars: ``loss`` and its terms.
+            The scalar ``loss`` and its terms.
         """
 
     def subset(
@@ -235,7 +235,7 @@ class PairwiseLoss[View](EmbeddingLoss):
         """Compute the loss and its terms from checked embeddings.
 
         Returns:
-            Scalars: ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
+            The scalar ``loss`` and ``cross_<m>_<n>`` for each pair of modalities, or
             ``intra_<m>`` for a single modality.
         """
         v = len(next(iter(z.values())))

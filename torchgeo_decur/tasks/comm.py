@@ -118,7 +118,7 @@ class CoMM(FusionPretraining):
 
         Args:
             parts: input of the fusion head, for some or all modalities.
-            available: whether each sample has a modality; see :meth:`fuse`.
+            available: whether each sample has a modality, shape (B,), boolean.
 
         Returns:
             The ``joint`` features, shape (B, ``embed_dim``), and the embeddings of each

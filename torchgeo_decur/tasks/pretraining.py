@@ -363,7 +363,7 @@ class MultimodalPretraining(CheckedTask):
                 CPU; by default, all samples are complete.
 
         Returns:
-            Three dictionaries: loss terms, features and embeddings. The loss terms are
+            Three dictionaries, of loss terms, features and embeddings. The loss terms are
             scalars. The features are from the first view on this device, shape (B, F).
             The embeddings are from all devices, shape (V, N, D). Embeddings are float32,
             or float64 for a float64 model. If a sample lacks a modality, its features

@@ -180,7 +180,7 @@ def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
         metadata: plain values by name.
 
     Returns:
-        Strings by name: strings unchanged, other values as JSON.
+        Strings by name, with strings unchanged and other values as JSON.
 
     Example:
         >>> as_text({'unit': 'dB', 'bands': ['VV', 'VH']})

@@ -89,7 +89,7 @@ class EncoderMetadata:
         """Convert the metadata, except the model, to plain values for exported files.
 
         Returns:
-            Values by name: ``modality``, ``in_chans``, ``limits``, the fields of the
+            The values ``modality``, ``in_chans``, ``limits``, the fields of the
             modality, the training metadata, and ``normalize`` and ``left_out`` if present.
             ``limits`` is None if unknown or different for each image.
         """

@@ -96,7 +96,7 @@ def identify(module: nn.Module, datamodule: BaseDataModule) -> dict[str, str]:
         datamodule: datamodule that scales the images, after ``setup``.
 
     Returns:
-        Hashes by name: ``weights`` and ``scaling``.
+        Hashes with the names ``weights`` and ``scaling``.
     """
     state = module.state_dict().values()
     return {

@@ -124,7 +124,7 @@ class JoinedRasters:
             names: names of the datasets to read. By default, all datasets are read.
 
         Returns:
-            A dictionary with the following keys:
+            A dictionary with the following keys.
 
             - ``image_<m>``: float32 in physical units, shape (C, H, W). NaN and infinite
               values count as missing.

@@ -132,7 +132,7 @@ def geocentric(
             None, the lowest point is always considered the ground.
 
     Returns:
-        Three channels, float32, shape (3, H, W), NaN for missing pixels:
+        Three channels, float32, shape (3, H, W), NaN for missing pixels.
 
         - inverse depth in 1/m
         - height along gravity in m, above the 1st percentile of points on planar surfaces

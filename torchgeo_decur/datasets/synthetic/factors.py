@@ -145,7 +145,7 @@ class SyntheticFactors(SyntheticScenes):
             index: index of the scene.
 
         Returns:
-            Factors in [0, 1] for each group: ``shared``, ``s1`` and ``s2``.
+            Factors in [0, 1] for the groups ``shared``, ``s1`` and ``s2``.
 
         Raises:
             IndexError: if ``index`` is out of range.
@@ -171,7 +171,7 @@ class SyntheticFactors(SyntheticScenes):
             factors: values in [0, 1] for the groups ``shared``, ``s1`` or ``s2``.
 
         Returns:
-            A dictionary with the following keys:
+            A dictionary with the following keys.
 
             - ``image_s1`` in dB and ``image_s2`` in digital numbers: float32, shape
               (C, H, W), or (T, C, H, W) for several dates.

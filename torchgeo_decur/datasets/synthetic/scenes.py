@@ -228,7 +228,7 @@ class SyntheticEO(SyntheticScenes):
             labels: values for ``label_common``, ``label_s1`` or ``label_s2``.
 
         Returns:
-            A dictionary with the following keys:
+            A dictionary with the following keys.
 
             - ``image_<m>``: image of modality m, float32, shape (C, H, W), or
               (T, C, H, W) for several dates. ``s1`` has VV and VH in dB, ``s2`` has 13
