@@ -45,7 +45,7 @@ def test_computes_features_of_any_batch(
     state = {k: v.clone() for k, v in encoder.state_dict().items()}
     given = encoder if model == 'test_resnet' else state
     drawn = torch.get_rng_state()
-    file = save_onnx(given, tmp_path / 'new' / 's1', model, METADATA, size)
+    file = save_onnx(given, str(tmp_path / 'new' / 's1'), model, METADATA, size)
     assert torch.get_rng_state().equal(drawn) or given is state
     assert encoder.training
     assert all(v.equal(state[k]) for k, v in encoder.state_dict().items())

@@ -43,7 +43,7 @@ _CHECKED = ((1, 64, 96), (3, 101, 67), (1, 224, 224))
 
 def save_onnx(
     module: nn.Module | Mapping[str, Tensor],
-    path: Path,
+    path: str | Path,
     model: str = '',
     metadata: Mapping[str, Any] | None = None,
     size: int | None = None,
@@ -83,7 +83,7 @@ def save_onnx(
 
 def save_program(
     module: nn.Module | Mapping[str, Tensor],
-    path: Path,
+    path: str | Path,
     model: str = '',
     metadata: Mapping[str, Any] | None = None,
     size: int | None = None,
@@ -116,7 +116,7 @@ def save_program(
 
 def save_model(
     module: nn.Module | Mapping[str, Tensor],
-    path: Path,
+    path: str | Path,
     suffixes: list[Suffix],
     model: str = '',
     metadata: Mapping[str, Any] | None = None,
@@ -140,6 +140,7 @@ def save_model(
         ValueError: see :func:`save_onnx`.
     """
     _check_packages('onnx' in suffixes)
+    path = Path(path)
     files = {suffix: path.with_name(f'{path.name}.{suffix}') for suffix in suffixes}
     check_writable(path.parent)
     named = _named(module, model, path)
